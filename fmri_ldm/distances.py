@@ -11,6 +11,8 @@ __all__ = ['parcels', 'parcel_features', 'PCAGaussian', 'bandwidths', 'mmd2', 'k
 import numpy as np
 import torch
 
+from fastcore.basics import patch
+
 from .core import generator
 from .metrics import group_map, map_correlation, masked
 
@@ -21,13 +23,13 @@ def parcels(
     *,
     affine=None,  # (4,4) for the voxel size; None: voxels are cubes
 ):           # (x,y,z) int64 array, 0 outside, 1..n inside, sizes that differ by one voxel at most
-    "Halve the mask again and again, left from right first, then across its longest side. Fitted to no data."
+    "Halve the mask again and again: left from right, then across the longest side. No data needed."
     mask = np.asarray(mask.cpu() if torch.is_tensor(mask) else mask) != 0
     at = np.argwhere(mask)
     if len(at) == 0: raise ValueError('the mask is empty')
     size = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     n, out = min(n, len(at)), np.zeros(mask.shape, dtype=np.int64)
-    todo = [(np.arange(len(at)), 1, n, True)]                  # voxels, first label, parts, first cut
+    todo = [(np.arange(len(at)), 1, n, True)]  # voxels, first label, parts, first cut
     while todo:
         idx, first, k, start = todo.pop()
         if k == 1: out[tuple(at[idx].T)] = first; continue
@@ -58,7 +60,7 @@ def _rows(*xs):
 
 # %% ../nbs/30_distances.ipynb #38be1555
 class PCAGaussian:
-    "The baseline to beat: class mean + Gaussian along the principal directions of within-class residuals."
+    "The baseline to beat: class mean + Gaussian along principal directions of the residuals."
     def __init__(
         self,
         shape,   # of one sample
@@ -88,18 +90,20 @@ class PCAGaussian:
         left = max(0., float(s[k:].square().sum()))/x.shape[1]
         return cls(shape, means, s[:k, None]*v[:k], left**.5 if white else 0.)
 
-    def sample(
-        self,
-        labels,  # (n,) labels to draw
-        seed=0,
-    ):           # (n,...) float32
-        "Draw one sample per label. KeyError for an unknown label."
-        labels, g = np.asarray(labels).tolist(), generator(seed, 'PCAGaussian')
-        k, d = self.axes.shape
-        x = torch.stack([self.means[l] for l in labels])
-        x = x + torch.randn(len(x), k, generator=g).double()@self.axes
-        if self.sd: x = x + self.sd*torch.randn(len(x), d, generator=g)
-        return x.float().view(len(x), *self.shape)
+# %% ../nbs/30_distances.ipynb #67bc9081
+@patch
+def sample(
+    self:PCAGaussian,
+    labels,  # (n,) labels to draw
+    seed=0,
+):           # (n,...) float32
+    "Draw one sample per label. KeyError for an unknown label."
+    labels, g = np.asarray(labels).tolist(), generator(seed, 'PCAGaussian')
+    k, d = self.axes.shape
+    x = torch.stack([self.means[l] for l in labels])
+    x = x + torch.randn(len(x), k, generator=g).double()@self.axes
+    if self.sd: x = x + self.sd*torch.randn(len(x), d, generator=g)
+    return x.float().view(len(x), *self.shape)
 
 # %% ../nbs/30_distances.ipynb #e187338a
 def bandwidths(
@@ -107,7 +111,7 @@ def bandwidths(
     *,
     multiples=(.5, 1., 2.),  # of the median distance
 ):         # list of float
-    "Kernel widths from the median heuristic, on the reference alone: the yardstick ignores the generator."
+    "Kernel widths from the median heuristic, on the reference alone."
     real, = _rows(real)
     return [m*float(torch.pdist(real).median()) for m in multiples]
 
@@ -127,7 +131,7 @@ def mmd2(
     gen,   # (n, d) features of generated samples, n >= 2
     real,  # (m, d) of real samples, the reference, m >= 2
     *,
-    bandwidths=None,  # widths of the Gaussian kernels; None: 0.5, 1 and 2 median distances within real
+    bandwidths=None,  # kernel widths; None: 0.5, 1 and 2 median distances within real
 ):         # float; 0 on average where both come from one distribution, so it can be negative; <= 2
     "Squared maximum mean discrepancy, unbiased, with a mixture of Gaussian kernels."
     return float(_unbiased(*_pooled(gen, real, bandwidths))[0])
@@ -145,7 +149,7 @@ def kid(
     gen,   # (n, d) features of generated samples
     real,  # (m, d) of real samples
 ):         # float, 0 on average for one distribution
-    "Kernel Inception Distance's kernel, (xy/d + 1)^3, on features standardised by the real ones (Binkowski 2018)."
+    "MMD with KID's kernel (xy/d + 1)^3, on features standardised by real (Binkowski 2018)."
     gen, real = _rows(gen, real)
     sd, mean = real.std(0).clamp_min(1e-12), real.mean(0)
     z = (torch.cat([gen, real]) - mean)/sd
@@ -162,14 +166,16 @@ def mmd_test(
     groups=None,  # (n + m,) subject of each sample, generated first: whole subjects are relabelled
     bandwidths=None,  # as in mmd2
 ):         # (mmd2, p); p >= 1/(n_perm + 1)
-    "Permutation test of equal distributions. Without groups, samples of one subject make p too small."
+    "Permutation test of equal distributions; without groups, repeated subjects make p too small."
     k, side = _pooled(gen, real, bandwidths)
-    own = np.arange(len(k)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    groups = np.arange(len(k)) if groups is None else np.asarray(groups)
+    own = np.unique(groups, return_inverse=True)[1]
     if len(own) != len(k): raise ValueError(f'{len(own)} groups for {len(k)} samples')
     of_group = torch.zeros(own.max() + 1).double().index_copy(0, torch.as_tensor(own), side[0])
     if not torch.equal(of_group[own], side[0]): raise ValueError('a group is on both sides')
     g = generator(seed, 'mmd_test')
-    perms = torch.stack([of_group[torch.randperm(len(of_group), generator=g)] for _ in range(n_perm)])
+    orders = [torch.randperm(len(of_group), generator=g) for _ in range(n_perm)]
+    perms = of_group[torch.stack(orders)]
     observed, null = float(_unbiased(k, side)[0]), _unbiased(k, perms[:, own])
     return observed, float(1 + (~(null < observed - 1e-12)).sum())/(1 + n_perm)
 
@@ -177,6 +183,7 @@ def mmd_test(
 def class_mmd2(
     gen,   # (n, d) features of generated samples
     real,  # (m, d) of real samples
+    *,
     gen_labels,   # (n,)
     real_labels,  # (m,); every label needs two samples on both sides
 ):         # float, 0 on average where every class matches
@@ -191,7 +198,7 @@ def frechet(
     gen,   # (n, d) features of generated samples, n > d
     real,  # (m, d) of real samples, m > d
 ):         # float >= 0
-    "Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6). Biased upwards: keep d <= min(n, m)/10."
+    "Frechet distance of Gaussians (Heusel et al. 2017, eq. 6); biased, keep d <= min(n, m)/10."
     gen, real = _rows(gen, real)
     n, d = min(len(gen), len(real)), gen.shape[1]
     if n <= d: raise ValueError(f'{d} features need more than {n} samples; use coarser parcels')
@@ -220,7 +227,8 @@ def c2st(
     y = np.arange(len(x)) < len(gen)
     net = make_pipeline(StandardScaler(), LogisticRegression(C=.01, class_weight='balanced'))
     cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    yhat = cross_val_predict(net, x, y, cv=cv, groups=np.arange(len(x)) if groups is None else groups)
+    groups = np.arange(len(x)) if groups is None else groups
+    yhat = cross_val_predict(net, x, y, cv=cv, groups=groups)
     return float((yhat[y].mean() + (~yhat[~y]).mean())/2)
 
 # %% ../nbs/30_distances.ipynb #28279454
@@ -243,7 +251,7 @@ def precision_recall(
     *,
     k=3,   # neighbour that sets a ball's radius
 ):         # (precision, recall), both in [0, 1]
-    "Share of gen inside real's k-NN balls, and of real inside gen's (Kynkaanniemi et al. 2019, eq. 1-2)."
+    "Share of gen in real's k-NN balls, and of real in gen's (Kynkaanniemi et al. 2019, eq. 1-2)."
     real, gen = _rows(real, gen)
     d = torch.cdist(gen, real)
     inside = d <= _balls(real, k)[None], d <= _balls(gen, k)[:, None]
@@ -256,7 +264,7 @@ def density_coverage(
     *,
     k=5,   # neighbour that sets a ball's radius
 ):         # (density >= 0, about 1 for a match; coverage in [0, 1])
-    "How many real balls hold a generated sample, and how deep samples lie in them (Naeem et al. 2020, eq. 2-3)."
+    "Real balls per generated sample, and share of balls that are hit (Naeem et al. 2020)."
     real, gen = _rows(real, gen)
     inside = torch.cdist(gen, real) <= _balls(real, k)[None]
     return float(inside.double().sum(1).mean())/k, float(inside.any(0).double().mean())
@@ -269,12 +277,12 @@ def memorisation_share(
     *,
     quantile=.05,  # what counts as too near
 ):          # float in [0, 1]; about `quantile` for fresh real data
-    "Share of gen nearer to its nearest training sample than 95 % of held-out real data are to theirs."
+    "Share of gen nearer to a training sample than 95 % of held-out real data are."
     limit = nearest_distances(test, train).quantile(quantile)
     return float((nearest_distances(gen, train) < limit).double().mean())
 
 def _nearness(x, train, test, own=None, other=None):
-    "Distance to the nearest training sample over that to the nearest held-out one (of another group)."
+    "Distance to the nearest training sample over that to the nearest (other) held-out one."
     x, train, test = _rows(x, train, test)
     d = torch.cdist(x, test)
     if own is not None: d[torch.as_tensor(own[:, None] == other[None])] = float('inf')
@@ -288,8 +296,8 @@ def copy_test(
     *,
     groups=None,   # (k,) subject of each held-out sample
     quantile=.05,  # what counts as too near
-):          # (share in [0, 1], ratio); about (quantile, 1) where nothing is copied, ratio near 0 for copies
-    "Is gen nearer to train than to test? Judged against held-out samples (leaving out their own subject)."
+):          # (share in [0, 1], ratio): about (quantile, 1) for fresh data, (1, 0) for copies
+    "Is gen nearer to train than to test, beyond what held-out samples are to other subjects?"
     own = np.arange(len(test)) if groups is None else np.asarray(groups)
     if len(np.unique(own)) < 3: raise ValueError('needs at least three held-out subjects')
     fresh, ours = _nearness(test, train, test, own, own), _nearness(gen, train, test)
@@ -317,7 +325,7 @@ def split_half_ceiling(
     n_splits=20,  # random halvings of the subjects
     seed=0,
 ):             # dict label -> float in [0, 1]; NaN with fewer than two subjects
-    "Correlation that the group map of as many other subjects would reach (split halves, Spearman-Brown)."
+    "Correlation that the group map of as many other subjects would reach (Spearman-Brown)."
     labels, subjects, out = np.asarray(labels), np.asarray(subjects), {}
     maps = masked(maps, mask)
     for k in np.unique(labels):
@@ -341,7 +349,7 @@ def bootstrap_ci(
     seed=0,
     level=.95,   # coverage
 ):           # (lo, hi); NaN results are left out
-    "Percentile bootstrap over subjects. Not for distances between samples: a subject drawn twice is a copy."
+    "Percentile bootstrap over subjects; not for distances, where a subject drawn twice is a copy."
     names, own = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2: raise ValueError('needs at least two groups')
     rows = [np.flatnonzero(own == k) for k in range(len(names))]

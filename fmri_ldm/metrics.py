@@ -23,10 +23,10 @@ def _real(
     return (x.cpu() if x.device.type == 'mps' else x).double()
 
 def masked(
-    x,          # (n,c,x,y,z), (n,x,y,z) or (n,v); one volume (x,y,z) or vector (v,); tensor or array
+    x,          # (n,c,x,y,z), (n,x,y,z), (n,v), (x,y,z) or (v,), tensor or array
     mask=None,  # (x,y,z) or (v,), non-zero inside; None keeps every voxel
 ):              # float64 tensor: one row per sample, (n, c*v); (v,) for one volume
-    "The voxels inside the mask, one row per sample. ValueError if the mask is empty or does not fit."
+    "The voxels inside the mask, one row per sample. ValueError if it is empty or does not fit."
     x = _real(x)
     first = 0 if x.ndim in (1, 3) else 1
     if mask is None: return x.flatten(first)
@@ -91,7 +91,7 @@ def psnr(
     *,
     data_range,  # what counts as full scale: a number, > 0, or (n,)
 ):               # (n,) in dB, higher is better; inf for a perfect copy
-    "Peak signal-to-noise ratio, 10 log10(data_range^2 / mse). Never compare two with different ranges."
+    "Peak signal-to-noise ratio, 10 log10(data_range^2 / mse). Compare only equal ranges."
     error = mse(x, y, mask)
     return 10*torch.log10(_real(data_range).to(error)**2/error)
 
@@ -110,8 +110,8 @@ def r2(
     y,          # same shape, the truth
     mask=None,  # (x,y,z)
     *,
-    axis='sample',  # 'sample': over the voxels of each; 'voxel': over samples at each; 'all': over everything
-):              # (n,), (v,) or a scalar, <= 1; constant truth: 1 if met exactly, else 0 (as scikit-learn)
+    axis='sample',  # 'sample': over its voxels; 'voxel': over samples at each; 'all': over both
+):              # (n,), (v,) or a scalar, <= 1; for a constant truth 1 if met exactly, else 0
     "Share of the truth's variance that is explained, 1 - |x - y|^2 / |y - mean y|^2."
     a, b = _along(*_pair(x, y, mask), axis)
     err, var = (a - b).square().sum(-1), (b - b.mean(-1, keepdim=True)).square().sum(-1)
@@ -135,7 +135,7 @@ def pearson(
     y,          # same shape
     mask=None,  # (x,y,z)
     *,
-    axis='sample',  # 'sample': over the voxels of each; 'voxel': over samples at each; 'all': over everything
+    axis='sample',  # 'sample': over its voxels; 'voxel': over samples at each; 'all': over both
     constant=0.,    # the value where either side is constant, and r is undefined
 ):              # (n,), (v,) or a scalar in [-1, 1]
     "Pearson's correlation; blind to shift and (positive) scale."
@@ -206,13 +206,14 @@ def radial_power(
     nbins=None,  # shells from 0 to the Nyquist frequency; None: half the longest axis
     *,
     mask=None,   # (x,y,z): the mean is taken off and the rest fades to 0
-):               # (freqs (nbins,) in cycles per voxel, power (n, nbins)); white noise of variance 1 has 1
+):  # (freqs (nbins,) in cycles per voxel, power (n, nbins)); white noise has its variance
     "Mean power in shells of spatial frequency; an empty shell is NaN. Channels are averaged."
     x = _real(x)
     x, w = (x, torch.ones_like(x[(0,)*(x.ndim - 3)])) if mask is None else _taper(x, mask)
-    f = sum(torch.fft.fftfreq(n).to(x).view(-1, *[1]*(2 - i))**2 for i, n in enumerate(x.shape[-3:]))
+    f = sum(torch.fft.fftfreq(n).to(x).view(-1, *[1]*(2 - i))**2
+            for i, n in enumerate(x.shape[-3:]))
     nbins = nbins or max(1, max(x.shape[-3:])//2)
-    shell = (f.sqrt()*2*nbins + .5).floor().long().flatten()   # 0 is the mean; corners fall off the end
+    shell = (f.sqrt()*2*nbins + .5).floor().long().flatten()   # 0 is the mean; corners fall off
     p = torch.fft.fftn(x, dim=(-3, -2, -1)).abs().square()/w.square().sum()
     p = p.mean(1) if x.ndim == 5 else p
     p, ok = p.flatten(-3), shell < nbins                       # (n, x*y*z)
@@ -240,7 +241,7 @@ def smoothness(
     *,
     zooms=(1., 1., 1.),  # voxel size, to have it in mm
 ):              # (n, 3) or (3,): full width at half maximum along x, y, z; NaN on an axis of size 1
-    "Smoothness of a stationary field, from the variance of neighbours' differences (Forman et al. 1995, eq. 10)."
+    "Smoothness of a stationary field, from neighbours' differences (Forman et al. 1995)."
     x = _real(x)
     m = torch.ones(x.shape[-3:]) if mask is None else _real(mask)
     m = (m != 0).to(x.device)
@@ -257,7 +258,7 @@ def smoothness(
 def moments(
     x,          # (n,[c,]x,y,z) or (n,v)
     mask=None,  # (x,y,z)
-):              # dict of (n,): mean, sd, skew, kurtosis (0 for a Gaussian; both 0 where x is constant)
+):              # dict of (n,): mean, sd, skew, kurtosis (0 for a Gaussian and for a constant)
     "Mean, SD, skewness and excess kurtosis over the voxels of each sample."
     x = masked(x, mask)
     mean, sd, flat = x.mean(-1), x.std(-1, correction=0), _flat(x)
@@ -271,11 +272,11 @@ def ks_distance(
     y,          # (m,...) samples
     mask=None,  # (x,y,z)
 ):              # float in [0, 1], 0 is best
-    "Kolmogorov-Smirnov distance of voxel values: an effect size. Voxels are no independent draws, so no p."
+    "Kolmogorov-Smirnov distance of voxel values: an effect size. Dependent voxels give no p."
     a, b = (masked(v, mask).flatten().cpu().sort()[0] for v in (x, y))
     at = torch.cat([a, b])
-    cdf = [torch.searchsorted(v, at, right=True)/len(v) for v in (a, b)]
-    return float((cdf[0].double() - cdf[1].double()).abs().max())
+    cdf = [torch.searchsorted(v, at, right=True).double()/len(v) for v in (a, b)]
+    return float((cdf[0] - cdf[1]).abs().max())
 
 # %% ../nbs/06_metrics.ipynb #0a99636d
 def js_divergence(
@@ -311,6 +312,7 @@ def voxel_relations(
 def within_sd(
     x,            # (n,...) samples
     mask=None,    # (x,y,z)
+    *,
     labels=None,  # (n,); None: all of one class
 ):                # (v,) SD between samples of the same class, >= 0
     "Pooled within-class SD at each voxel. ValueError if no class has two samples."
@@ -328,9 +330,9 @@ def sd_ratio(
     *,
     gen_labels=None,   # (n,) classes; without them, all samples count as one class
     real_labels=None,  # (m,)
-):              # float; 1 matches, below 1 is too little variety; voxels without real spread are left out
-    "Median over voxels of the within-class SD between generated samples over that between real ones."
-    g, r = within_sd(gen, mask, gen_labels), within_sd(real, mask, real_labels)
+):              # float; 1 matches, below 1 is too little variety; voxels with real SD 0 are out
+    "Median over voxels of the within-class SD between samples, generated over real."
+    g, r = within_sd(gen, mask, labels=gen_labels), within_sd(real, mask, labels=real_labels)
     keep = r > 1e-12*r.max()
     if not keep.any(): raise ValueError('the real samples do not differ')
     return float((g[keep]/r[keep]).median())

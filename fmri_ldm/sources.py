@@ -276,8 +276,9 @@ def _file_rows(path, folder, people, max_gb):
     "Rows of one file: one, or one for each volume."
     e, n = bids_entities(path.relative_to(folder)), read_header(path, max_gb)['volumes']
     subject = _person(path.name, e, people)
-    known = {k: e[k] for k in ('label', 'desc') if k in e}
-    known = dict(people.get(subject, {})) | known                          # the name wins
+    label = e.get('label', e.get('contrast'))                              # the name wins
+    known = people.get(subject, {}) | {k: v for k, v in dict(e, label=label).items()
+                                       if v and k in ('label', 'desc')}
     label, split = known.pop('label', None), known.pop('split', None)
     extra = {k: _value(v) for k, v in known.items()}
     return [Row(path, v if n > 1 else None, label, subject, e.get('ses'), e.get('run'), split,
@@ -290,7 +291,7 @@ def folder_source(
     bad='refuse',    # unusable files: 'refuse' and name them, or 'skip' with a warning
     max_gb=1.,       # most memory that one image may take, 10^9 bytes
 ):                   # Source
-    "Images whose names tell (sub- ses- run- label-), with participants.tsv if there is one."
+    "Images with telling names (sub- ses- run- label- or contrast-), and participants.tsv."
     path = Path(folder)
     folder = path.parent if path.is_file() else path
     files = [path] if path.is_file() else [p for p in sorted(path.rglob('*')) if is_data(p)]

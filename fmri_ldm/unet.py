@@ -55,7 +55,7 @@ class UNet3d(nn.Module):
         depth=1,       # blocks per level, down and up each
         n_labels=0,    # see `Conditioning`
         covariates=(), # see `Conditioning`
-        attention=(False, True), # per level, after each of its blocks
+        attention=(False, True), # per level, on the way down; at the coarsest once, in the middle
         heads=4,       # must divide the channels where there is attention
         grid=None,     # (x, y, z): learn a bias per voxel; ties the net to this grid
         checkpoint=False, # compute activations twice, store them never
@@ -81,7 +81,7 @@ def levels(self: UNet3d, hidden, depth, emb, heads):
     "Make the blocks: down, middle, up."
     self.down, self.up, self.shrink, self.narrow = (nn.ModuleList() for _ in range(4))
     c, last = hidden[0], len(hidden) - 1
-    for i, (width, h) in enumerate(zip(hidden, heads)):
+    for i, (width, h) in enumerate(zip(hidden, [*heads[:-1], None])):
         row = [UNetBlock(c if j == 0 else width, width, emb=emb, heads=h) for j in range(depth)]
         self.down.append(nn.ModuleList(row))
         self.shrink.append(Downsample(width, width) if i < last else nn.Identity())
@@ -89,7 +89,7 @@ def levels(self: UNet3d, hidden, depth, emb, heads):
     self.middle = nn.ModuleList(UNetBlock(c, c, emb=emb, heads=h) for h in (heads[-1], None))
     for i in range(last, -1, -1):
         width = hidden[i]                                 # each block also gets what its twin made
-        row = [UNetBlock(2*width, width, emb=emb, heads=heads[i]) for _ in range(depth)]
+        row = [UNetBlock(2*width, width, emb=emb) for _ in range(depth)]
         self.up.append(nn.ModuleList(row))
         self.narrow.append(conv3(width, hidden[i - 1], 1) if i else nn.Identity())
 
