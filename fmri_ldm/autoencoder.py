@@ -163,6 +163,7 @@ def moments(
     shift, logvar = self.encoder(h).chunk(2, 1)
     return self.analysis(h) + shift, logvar
 
+# %% ../nbs/12_autoencoder.ipynb #77f9c725
 @patch
 def encode(
     self: Autoencoder,
@@ -204,7 +205,7 @@ def loss(
         mse = (error*m).sum()/m.sum()
     return mse + extra, dict(mse=mse.detach(), **parts)
 
-# %% ../nbs/12_autoencoder.ipynb #fc3ccede
+# %% ../nbs/12_autoencoder.ipynb #2181c96e
 @patch
 def latent_shape(
     self: Autoencoder,
@@ -218,6 +219,7 @@ def compression(self: Autoencoder):  # float
     "Numbers in a block of voxels for one latent number."
     return len(self.mean)/self.config['latent_channels']
 
+# %% ../nbs/12_autoencoder.ipynb #4782092b
 def autoencoder_step(
     model,        # Autoencoder
     batch,        # x (b, c, x, y, z), or (x, mask)
