@@ -9,7 +9,8 @@ __all__ = ['patch_pca', 'KL', 'Autoencoder', 'autoencoder_step']
 import math, torch, torch.nn as nn
 from fastcore.basics import patch
 from .core import InputError
-from .layers import ResBlock, conv3, depth_to_space, group_norm, space_to_depth, triple, zero_init
+from .layers import (ResBlock, conv3, depth_to_space, group_norm, space_to_depth, triple,
+                             zero_init)
 
 # %% ../nbs/12_autoencoder.ipynb #4620b2b8
 def _blocks(x, mask, stride):

@@ -38,7 +38,8 @@ class LabelEmbedding(nn.Module):
         wrong = label[(label < -1) | (label >= self.n_labels)]
         if len(wrong):
             known = f'0 to {self.n_labels - 1}, or ' if self.n_labels else ''
-            raise InputError('cond.label', f'unknown label {wrong[0].item()}', f'use {known}-1 for none')
+            raise InputError('cond.label', f'unknown label {wrong[0].item()}',
+                             f'use {known}-1 for none')
         return self.rows(torch.where(label < 0, self.n_labels, label))
 
 # %% ../nbs/23_conditioning.ipynb #5258e426

@@ -149,7 +149,9 @@ class Downsample(nn.Module):
         kernel = tuple(max(3, 2*s - 1) for s in self.stride)  # reaches the block's last voxel
         self.conv = conv3(ci, co, kernel, self.stride)
 
-    def forward(self, x): return self.conv(x)             # (b, ci, x, y, z) -> (b, co, x/sx, ..)
+    def forward(self, x):                                 # (b, ci, x, y, z) -> (b, co, x/sx, ..)
+        if x.device.type != 'cpu' or min(x.shape[2:]) > 2: return self.conv(x)
+        with torch.autocast('cpu', enabled=False): return self.conv(x.float())   # see below
 
 # %% ../nbs/10_layers.ipynb #41176043
 class Upsample(nn.Module):

@@ -523,6 +523,7 @@ class Validate(Callback):
             with learn.context(): losses.append(learn.step(model, batch)[0].float())
         learn.model.train()
         loss = learn.logs['val_loss'] = torch.stack(losses).mean()
+        learn._numbers = None                             # logs have grown
         self.old = 0 if loss < self.low else self.old + 1
         if self.old == 0: self.keep(model, learn.done, loss.item())
         learn.stop |= bool(self.patience and self.old >= self.patience)

@@ -9,7 +9,8 @@ __all__ = ['with_coords', 'UNetBlock', 'UNet3d']
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.basics import patch
 from .core import InputError
-from .layers import Downsample, ResBlock, SelfAttention, checkpointed, conv3, group_norm, zero_init
+from .layers import Downsample, ResBlock, SelfAttention
+from .layers import checkpointed, conv3, group_norm, zero_init
 from .conditioning import Conditioning
 
 # %% ../nbs/24_unet.ipynb #8860cbb5
@@ -59,7 +60,8 @@ class UNet3d(nn.Module):
                      grid=grid, checkpoint=checkpoint)
         self.config = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in given.items()}
         if not len(hidden) == len(attention) > 0:
-            raise InputError('unet.attention', f'{len(attention)} for {len(hidden)} levels', 'one each')
+            raise InputError('unet.attention', f'{len(attention)} for {len(hidden)} levels',
+                             'give one per level')
         self.checkpoint, emb = checkpoint, 4*hidden[0]
         self.embed = Conditioning(hidden[0], n_labels=n_labels, emb=emb, covariates=covariates)
         self.stem = conv3(in_channels + 3, hidden[0])
