@@ -172,7 +172,8 @@ def build_denoiser(
     c, *grid = latent_shape
     if fade != 'full' and not (isinstance(fade, (int, float)) and fade >= 0):
         raise InputError('fade', f'{fade!r} is no power of t', "use a number >= 0, or 'full'")
-    if not isinstance(schedule, Schedule): schedule = get_schedule(**(schedule or {'name': 'flow'}))
+    if not isinstance(schedule, Schedule):
+        schedule = get_schedule(**(schedule or {'name': 'flow'}))
     if isinstance(prior, dict): prior = GaussianDenoiser(schedule, **prior)
     if prior is not None and prior.schedule != schedule:
         raise InputError('prior', 'is of another schedule', 'fit it with the same one')

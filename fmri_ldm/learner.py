@@ -470,6 +470,7 @@ class Progress(Callback):
 # %% ../nbs/07_learner.ipynb #3be96155
 @patch
 def after_step(self: Progress, learn):
+    "Show where we are, every `every` steps and at the end."
     self.sum, self.n = self.sum + learn.loss, self.n + 1
     if learn.done % self.every and learn.done < learn.n_steps: return
     here, text = learn.done - self.first, f'loss {float(self.sum)/self.n:.4g}'
