@@ -202,7 +202,8 @@ def label_ids(
     names = [labels] if isinstance(labels, str) else labels or self.labels or [None]
     for name in names:
         if name in self.labels or (name is None and not self.labels): continue
-        if not self.labels: raise InputError('label', f'{name!r}: the model has no labels', 'omit it')
+        if not self.labels:
+            raise InputError('label', f'{name!r}: the model has no labels', 'omit it')
         near = nearest(str(name), self.labels)
         hint = f'did you mean {near!r}?' if near else 'known: ' + ', '.join(self.labels)
         raise InputError('label', f'unknown label {name!r}', hint)

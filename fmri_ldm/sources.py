@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOTOR_FLIP', 'SPLITS', 'Row', 'Source', 'order_labels', 'read_table', 'manifest_source', 'bids_entities', 'is_data',
            'folder_source', 'label_volumes', 'clean_run', 'block_means', 'timed_source', 'check_split', 'split_source',
-           'flip_lr', 'open_source', 'check_source']
+           'level_images', 'flip_lr', 'open_source', 'check_source']
 
 # %% ../nbs/04_sources.ipynb #6c1d7209
 import csv, math, os, re, warnings
@@ -518,6 +518,27 @@ def split_source(
     split = dict(zip(order, [s for s, n in zip(SPLITS, sizes) for _ in range(n)]))
     rows = [replace(r, split=split.get(k)) for k, r in zip(keys, source.rows)]
     return check_split(replace(source, rows=rows), by)
+
+# %% ../nbs/04_sources.ipynb #453553dc
+class _Level:
+    "Reads an image and divides it by a quantile of its positive voxels."
+    def __init__(self, reader, quantile):
+        self.reader, self.quantile = reader, quantile
+        self.key = text_hash('level 1', quantile, getattr(reader, 'key', ''))
+
+    def __call__(self, row):
+        img = self.reader(row)
+        x = img.get_fdata(dtype=np.float32)
+        if not (x > 0).any(): raise InputError(row.path, 'has no positive voxel', 'leave level out')
+        return nib.Nifti1Image(x/np.quantile(x[x > 0], self.quantile), img.affine)
+
+def level_images(
+    source,         # Source
+    quantile=.98,   # of each image's positive voxels: becomes 1
+):                  # Source whose images have one level
+    "Take each image's own gain out. For anatomy; maps with a unit (z, percent) do not want it."
+    if not 0 < quantile <= 1: raise InputError('level', f'{quantile} is no quantile', 'try 0.98')
+    return replace(source, reader=_Level(source.reader, quantile))
 
 # %% ../nbs/04_sources.ipynb #9d93a1c1
 def flip_lr(

@@ -34,13 +34,13 @@ from .report import (Real, build_report, compare_reports, judge_reconstruction,
                              judge_samples, machine_name, report_figures, write_report)
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
-from .sources import SPLITS, check_source, check_split, open_source, split_source
+from .sources import SPLITS, check_source, check_split, level_images, open_source, split_source
 from .volume import SCALES, Geometry, Scale, load_volume, volume_info
 
 # %% ../nbs/43_study.ipynb #1d10c16d
 DEFAULTS = dict(
     seed=0, title='Latent diffusion of brain volumes',
-    data=dict(path=None, labels=None, options={}, zooms=None, mask=None),
+    data=dict(path=None, labels=None, options={}, zooms=None, mask=None, level=None),
     split=dict(by='auto', counts=None, fractions=[.7, .1, .2], stratify=False),
     scale=dict(kind='sd'),
     autoencoder=dict(latent_channels=8, stride=[4, 4, 4], hidden=32, depth=2, bottleneck=1e-3),
@@ -201,6 +201,7 @@ def open(self: Study):  # the study itself
     "Open the source, split it, plan grid and networks. Reads headers and a reference image."
     d, c = self.config['data'], self.config
     self.source = self.deal(open_source(d['path'], labels=d['labels'], **d['options']))
+    if d['level'] is not None: self.source = level_images(self.source, d['level'])
     mask = self.source.mask_img if d['mask'] is None else load_volume(d['mask'])
     self.geometry = Geometry.fit(self.source.select('train').image(0), mask_img=mask,
                                  zooms=d['zooms'], stride=c['autoencoder']['stride'])
