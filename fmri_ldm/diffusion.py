@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'expand', 'add_noise', 'noise_like', 'target_weights', 'make_target', 'to_x0', 'to_eps', 'from_x0',
-           'min_snr_weight', 'Denoiser', 'MixtureDenoiser', 'GaussianDenoiser']
+           'min_snr_weight', 'Denoiser', 'MixtureDenoiser', 'GaussianDenoiser', 'choose_rank']
 
 # %% ../nbs/21_diffusion.ipynb #3b9ce427
 import math, torch, torch.nn.functional as F
@@ -228,7 +228,8 @@ class GaussianDenoiser(nn.Module):
 
     def forward(self, xt, t, cond=None):
         "Posterior mean of x0: `mu + V g V'r + g0 (r - VV'r)` with `r = xt - alpha mu`."
-        with torch.autocast(xt.device.type, enabled=False):
+        kind = xt.device.type if xt.device.type in ('cpu', 'cuda') else 'cpu'
+        with torch.autocast(kind, enabled=False):
             x, t = xt.flatten(1).to(self.mean.dtype), t.to(self.mean.dtype)
             label = torch.full((len(x),), -1, device=x.device) if cond is None else cond['label']
             mu = self.class_weights(x, t, label) @ self.mean                        # (b, d)
@@ -329,3 +330,25 @@ def sample(
     w = w - (w @ self.basis) @ self.basis.T
     x = self.mean[labels] + (a*self.var.sqrt()) @ self.basis.T + self.white.sqrt()*w
     return x.reshape(len(labels), *self.shape)
+
+# %% ../nbs/21_diffusion.ipynb #87a4f337
+@torch.no_grad()
+def choose_rank(
+    z, labels,          # (n, c, x, y, z) training data, (n,) classes or None
+    held, held_labels,  # the same, held out
+    n_labels=1,         # number of classes
+    *, schedule,        # Schedule
+    ranks=(1, 2, 4, 8, 16, 32, 64, 128),
+    draws=8,            # noise levels for each held-out sample
+):                      # (best rank, {rank: held-out loss in the flow target})
+    "The rank whose Gaussian denoises held-out data best; ranks above n - n_labels are left out."
+    z, held = z.float().cpu(), held.float().cpu()
+    most = len(z) - n_labels
+    cond = None if held_labels is None else {'label': torch.as_tensor(held_labels)}
+    losses = {}
+    for k in [r for r in ranks if r <= most] or [max(most, 1)]:
+        prior = GaussianDenoiser.fit(z, labels, n_labels, schedule=schedule, rank=k)
+        alone = Denoiser(lambda x, t, c: torch.zeros(1), schedule, prior=prior, fade='full')
+        g = torch.Generator().manual_seed(0)
+        losses[k] = sum(alone.loss(held, cond, generator=g)[0].item() for _ in range(draws))/draws
+    return min(losses, key=losses.get), losses

@@ -23,7 +23,7 @@ from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            text_hash)
-from .diffusion import TARGETS, GaussianDenoiser
+from .diffusion import TARGETS, GaussianDenoiser, choose_rank
 from .latent import (LatentDiffusion, auto_precision, build_denoiser, denoising_step,
                              trilinear)
 from .learner import (EMA, Checkpoint, ClipGrad, Learner, LogCSV, LogJSON, MixedPrecision,
@@ -46,7 +46,7 @@ DEFAULTS = dict(
     autoencoder=dict(latent_channels=8, stride=[4, 4, 4], hidden=32, depth=2, bottleneck=1e-3),
     train_autoencoder=dict(steps=250, batch_size=8, lr=3e-3, warmup=50, clip=1., every=50,
                            ema=.98),
-    denoiser=dict(schedule=dict(name='flow', shift=1.), target='flow', fade=1., rank=64,
+    denoiser=dict(schedule=dict(name='flow', shift=1.), target='flow', fade=1., rank=None,
                   shrink=0., network=dict(hidden=[64, 96], depth=1, attention=[False, True],
                                           heads=4, checkpoint=False)),
     train_denoiser=dict(steps=600, batch_size=16, lr=2e-3, warmup=100, clip=1., every=100,
@@ -313,9 +313,13 @@ def fit_denoiser(self: Study):  # the study itself
     d, z, seed = dict(self.config['denoiser']), self.latents, self.config['seed']
     y = {k: torch.as_tensor(r.labels) for k, r in self.real.items()}
     n, rank, shrink = len(self.source.labels), d.pop('rank'), d.pop('shrink')
-    prior = rank and GaussianDenoiser.fit(
-        z['train'], y['train'] if n else None, max(n, 1), schedule=get_schedule(**d['schedule']),
-        rank=rank, shrink=shrink)
+    labels, schedule = {k: v if n else None for k, v in y.items()}, get_schedule(**d['schedule'])
+    if rank is None and 'val' in z:
+        rank, _ = choose_rank(z['train'], labels['train'], z['val'], labels['val'], max(n, 1),
+                              schedule=schedule)
+        say(f'linear start: {rank} directions, the best on the validation split')
+    prior = rank != 0 and GaussianDenoiser.fit(z['train'], labels['train'], max(n, 1), shrink=shrink,
+                                               schedule=schedule, rank=rank or 16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         den = build_denoiser(z['train'].shape[1:], n_labels=n, prior=prior or None, **d)
