@@ -34,7 +34,8 @@ from .report import (Real, build_report, compare_reports, judge_reconstruction,
                              judge_samples, machine_name, report_figures, write_report)
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
-from .sources import SPLITS, check_source, check_split, level_images, open_source, split_source
+from .sources import (SPLITS, check_source, check_split, level_images, open_source,
+                              split_source)
 from .volume import SCALES, Geometry, Scale, load_volume, volume_info
 
 # %% ../nbs/43_study.ipynb #1d10c16d
@@ -66,9 +67,9 @@ _WORDS = dict(shrink='auto', fade='full')               # a word that may stand 
 def _wrong(k, value, default):
     "What is wrong with one value, or None. Its default says of what kind it must be."
     if default is None or value == _WORDS.get(k, ()): return None
-    kinds = {bool: bool, str: str, int: int, float: (int, float), list: (list, int) if k == 'stride' else list}
     kind = type(default)
-    if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind is not bool):
+    kinds = {float: (int, float), list: (list, int) if k == 'stride' else list}.get(kind, kind)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         return f'is {value!r}, not like {default!r}'
     if kind is int and value < (k not in _FROM_0): return f'is {value}, too small'
     if kind is float and not 0 <= value < math.inf: return f'is {value}, not a number from 0'
@@ -141,6 +142,8 @@ def differing(
         elif v is nothing or w is nothing or v != w: out.append(f'{at}{k}')
     return out
 
+_LATER = ('title', 'sampling', 'report')        # what may change when the weights are there
+
 def _other_place(a, b):
     "Whether two paths are there and are not the same; a folder that was moved is no other one."
     try: return not Path(a).samefile(b)
@@ -153,9 +156,10 @@ def same_config(
     "Refuse to go on with a run under other settings than it was begun with: InputError."
     if not (Path(out)/'config.yaml').is_file(): return
     old = resolve(Path(out)/'config.yaml')
-    names = [k for k in differing(old, cfg) if k.split('.')[0] not in ('title', 'sampling', 'report')
+    names = [k for k in differing(old, cfg) if k.split('.')[0] not in _LATER
              and (k != 'data.path' or _other_place(old['data']['path'], cfg['data']['path']))]
-    if names: raise InputError(out, f'was begun with another {", ".join(names)}', 'name a new folder')
+    what = f'was begun with another {", ".join(names)}'
+    if names: raise InputError(out, what, 'name a new folder')
 
 # %% ../nbs/43_study.ipynb #fbdc2d54
 class Study:
@@ -178,7 +182,8 @@ class Study:
 
     def weights(self, stage, which):
         "Path of a stage's checkpoint, 'last' (to go on) or 'best' (on held-out data)."
-        return self.out/'checkpoints'/f'{"" if stage == "denoiser" else f"{stage}-"}{which}.safetensors'
+        name = which if stage == 'denoiser' else f'{stage}-{which}'
+        return self.out/'checkpoints'/f'{name}.safetensors'
 
 # %% ../nbs/43_study.ipynb #1f12a087
 @patch
@@ -186,7 +191,7 @@ def deal(
     self: Study,
     source,     # Source
 ):              # Source whose rows have a split
-    "Keep the split that a source brings, or deal whole people (runs); refuse one that divides them."
+    "Keep the split that a source brings, if it divides nobody; else deal whole people (or runs)."
     s, by = self.config['split'], self.config['split']['by']
     self.many = len({r.subject for r in source.rows}) > 1
     if by == 'auto': by = 'subject' if self.many else 'run'
@@ -244,13 +249,14 @@ def callbacks(
     ema,        # EMA callback
 ):              # list of callbacks
     "Guards, logs, checkpoints and validation of one stage."
-    c, out, size = self.config[f'train_{stage}'], self.out, self.config[f'train_{stage}']['batch_size']
+    c, out = self.config[f'train_{stage}'], self.out
     cbs = [MixedPrecision(auto_precision(self.device)), NonFinite(), ClipGrad(c['clip']), ema,
            WarmupCosine(min(c['warmup'], c['steps']), floor=.02), Progress(c['every'], stage=stage),
            LogCSV(out/'losses.csv', stage), LogJSON(out/'log.jsonl', stage),
            Checkpoint(self.weights(stage, 'last'), every=max(c['every'], 100),
                       meta=dict(stage=stage, data=self.key))]
     if held is None: return cbs
+    size = c['batch_size']
     held = [tuple(t[i:i + size] for t in held) for i in range(0, min(len(held[0]), 64), size)]
     parts = [p if len(p) > 1 else p[0] for p in held]
     return [*cbs, Validate(parts, every=c['every'], ema=ema, best=self.weights(stage, 'best'))]
@@ -308,23 +314,31 @@ def encode_latents(self: Study):  # the study itself
     return self
 
 @patch
-def fit_denoiser(self: Study):  # the study itself
-    "Stage 2: the Gaussian denoiser of the training latents, then the network; saves the model."
-    d, z, seed = dict(self.config['denoiser']), self.latents, self.config['seed']
-    y = {k: torch.as_tensor(r.labels) for k, r in self.real.items()}
-    n, rank, shrink = len(self.source.labels), d.pop('rank'), d.pop('shrink')
-    labels, schedule = {k: v if n else None for k, v in y.items()}, get_schedule(**d['schedule'])
+def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` is 0
+    "The exact denoiser of Gaussian latents; without a rank, the best one on the validation split."
+    d, z, n = self.config['denoiser'], self.latents, max(len(self.source.labels), 1)
+    y = {k: torch.as_tensor(self.real[k].labels) if self.source.labels else None for k in z}
+    rank, schedule = d['rank'], get_schedule(**d['schedule'])
+    if rank == 0: return None
     if rank is None and 'val' in z:
-        rank, _ = choose_rank(z['train'], labels['train'], z['val'], labels['val'], max(n, 1),
-                              schedule=schedule)
+        rank, _ = choose_rank(z['train'], y['train'], z['val'], y['val'], n, schedule=schedule)
         say(f'linear start: {rank} directions, the best on the validation split')
-    prior = rank != 0 and GaussianDenoiser.fit(z['train'], labels['train'], max(n, 1), shrink=shrink,
-                                               schedule=schedule, rank=rank or 16)
+    return GaussianDenoiser.fit(z['train'], y['train'], n, schedule=schedule, rank=rank or 16,
+                                shrink=d['shrink'])
+
+# %% ../nbs/43_study.ipynb #ffa5534b
+@patch
+def fit_denoiser(self: Study):  # the study itself
+    "Stage 2: the linear start, then the network; saves the model."
+    d, z, seed = dict(self.config['denoiser']), self.latents, self.config['seed']
+    n = len(self.source.labels)
+    prior = self.linear_start()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        den = build_denoiser(z['train'].shape[1:], n_labels=n, prior=prior or None, **d)
+        den = build_denoiser(z['train'].shape[1:], n_labels=n, prior=prior,
+                             **{k: v for k, v in d.items() if k not in ('rank', 'shrink')})
     step = partial(denoising_step, dropout=self.config['train_denoiser']['label_dropout'])
-    data = {k: (z[k], y[k]) if n else (z[k],) for k in z}
+    data = {k: (v, torch.as_tensor(self.real[k].labels)) if n else (v,) for k, v in z.items()}
     self.model.denoiser = self.train(den, step, data['train'], data.get('val'), stage='denoiser')
     card = f'Trained on {len(z["train"])} images, seed {seed}.'
     self.model.save_pretrained(self.out/'model', card=card)
