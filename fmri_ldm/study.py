@@ -708,10 +708,11 @@ def view(
     from fmri_ldm.plot import plot_three_view, png_bytes
     path = Path(out) if out else Path(tempfile.mkdtemp())/'view.html'
     kind = path.suffix.lower()
-    if kind not in ('.png', '.html', '.htm'): raise InputError(path, 'is no .html or .png', 'rename it')
+    if kind not in ('.png', '.html'): raise InputError(path, 'is no .html or .png', 'rename it')
     if kind == '.png' and len(files) > 1:
         raise InputError(path, 'one PNG cannot show several files', 'use .html')
     pngs = [png_bytes(plot_three_view(load_volume(f, 0), title=Path(f).name)) for f in files]
-    with atomic(path) as p: p.write_bytes(pngs[0] if kind == '.png' else _page(files, pngs).encode())
+    data = pngs[0] if kind == '.png' else _page(files, pngs).encode()
+    with atomic(path) as p: p.write_bytes(data)
     if out is None: webbrowser.open(path.as_uri())
     return dict(file=str(path), volumes=len(pngs))
