@@ -340,7 +340,8 @@ def choose_rank(
     *, schedule,        # Schedule
     ranks=(1, 2, 4, 8, 16, 32, 64, 128),
     draws=8,            # noise levels for each held-out sample
-):                      # (best rank, {rank: held-out loss in the flow target})
+    slack=0.,           # take the largest rank whose loss is within this share of the best
+):                      # (rank, {rank: held-out loss in the flow target})
     "The rank whose Gaussian denoises held-out data best; ranks above n - n_labels are left out."
     z, held = z.float().cpu(), held.float().cpu()
     most = len(z) - n_labels
@@ -351,4 +352,4 @@ def choose_rank(
         alone = Denoiser(lambda x, t, c: torch.zeros(1), schedule, prior=prior, fade='full')
         g = torch.Generator().manual_seed(0)
         losses[k] = sum(alone.loss(held, cond, generator=g)[0].item() for _ in range(draws))/draws
-    return min(losses, key=losses.get), losses
+    return max(k for k, v in losses.items() if v <= (1 + slack)*min(losses.values())), losses

@@ -315,14 +315,15 @@ def encode_latents(self: Study):  # the study itself
 
 @patch
 def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` is 0
-    "The exact denoiser of Gaussian latents; without a rank, the best one on the validation split."
+    "The exact denoiser of Gaussian latents; a rank of None is chosen on the validation split."
     d, z, n = self.config['denoiser'], self.latents, max(len(self.source.labels), 1)
     y = {k: torch.as_tensor(self.real[k].labels) if self.source.labels else None for k in z}
     rank, schedule = d['rank'], get_schedule(**d['schedule'])
     if rank == 0: return None
     if rank is None and 'val' in z:
-        rank, _ = choose_rank(z['train'], y['train'], z['val'], y['val'], n, schedule=schedule)
-        say(f'linear start: {rank} directions, the best on the validation split')
+        rank, _ = choose_rank(z['train'], y['train'], z['val'], y['val'], n, schedule=schedule,
+                              slack=.05)                # more directions keep more spread
+        say(f'linear start: {rank} directions, chosen on the validation split')
     return GaussianDenoiser.fit(z['train'], y['train'], n, schedule=schedule, rank=rank or 16,
                                 shrink=d['shrink'])
 
