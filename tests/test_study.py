@@ -1,5 +1,6 @@
 "A run that is killed while it trains, and goes on in another process."
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ split: {counts: [4, 1, 2]}
 autoencoder: {stride: [4, 4, 4], latent_channels: 4, hidden: 8, depth: 1}
 train_autoencoder: {steps: 10, every: 5, batch_size: 4}
 denoiser: {rank: 4, network: {hidden: [8, 16], heads: 2}}
-train_denoiser: {steps: 260, every: 20, batch_size: 4}
+train_denoiser: {steps: 320, every: 20, batch_size: 4}
 '''
 
 
@@ -46,15 +47,17 @@ def finish(done):
 
 def stop_at(home, out, step, how):
     "Start a run and send it a signal once a step of the denoiser is in the table."
-    p, table = start(home, out), home/out/'losses.csv'
-    until = time.time() + 200
-    while p.poll() is None and time.time() < until:
-        if table.is_file() and f'\n{step},denoiser,' in table.read_text(): break
-        time.sleep(.01)
-    p.send_signal(how)
-    code, _, err = finish(p)
-    assert code, 'it was done before the signal came'
-    return code, err
+    for _ in range(3):                                  # on a busy machine we may look too late
+        shutil.rmtree(home/out, ignore_errors=True)
+        p, table = start(home, out), home/out/'losses.csv'
+        until = time.time() + 200
+        while p.poll() is None and time.time() < until:
+            if table.is_file() and f'\n{step},denoiser,' in table.read_text(): break
+            time.sleep(.01)
+        p.send_signal(how)
+        code, _, err = finish(p)
+        if code: return code, err
+    pytest.fail('three times it was done before the signal came')
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no such signals there')
@@ -64,7 +67,7 @@ def test_killed_runs_go_on(home):
     names = ['losses.csv', 'model/model.safetensors', *(f'checkpoints/{n}.safetensors' for n in ('last', 'best', 'autoencoder-last', 'autoencoder-best'))]
     want = {n: hashlib.sha256((home/'whole'/n).read_bytes()).hexdigest() for n in names}
     for how, name in (signal.SIGKILL, 'killed'), (signal.SIGINT, 'stopped'):
-        code, err = stop_at(home, name, 150, how)
+        code, err = stop_at(home, name, 130, how)
         if how == signal.SIGINT: assert code == 130 and err.splitlines()[-1] == 'interrupted', err
         assert not (home/name/'model').exists()
         code, _, err = finish(start(home, name))
