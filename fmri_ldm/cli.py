@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'PATH_ERRORS', 'Parser', 'option', 'add_option', 'parameters', 'add_command', 'demo', 'run', 'generate',
-           'evaluate', 'check', 'inspect_', 'view', 'make_parser', 'parse', 'lines', 'show', 'explain', 'call', 'main']
+           'evaluate', 'check', 'inspect_', 'view', 'make_parser', 'parse', 'lines', 'show', 'explain', 'found', 'call',
+           'main']
 
 # %% ../nbs/44_cli.ipynb #8cd6471e
 import argparse, errno, inspect, json, os, re, sys, traceback
@@ -141,7 +142,7 @@ def check(
     *, config=None, # YAML file to check
     max_gb=1.,      # refuse images that would need more memory than this
 ):                  # dict with 'problems'
-    "Look for what would stop a run: bad files, wrong keys. Exits with 1 if it finds problems."
+    "Look for what would stop a run: bad files, wrong keys. Exits with 2 if it finds problems."
     if path is None and config is None:
         raise InputError('check', 'nothing to check', 'give PATH or --config FILE')
     return study.check(path, config=config, max_gb=max_gb)
@@ -255,6 +256,23 @@ class _Study:
         from fmri_ldm import study
         return getattr(study, name)
 
+    def check(self, path=None, *, config=None, max_gb=1.):
+        "Data alone need no network: then torch stays out, and the answer comes in a second."
+        if config is not None or str(path).lower().endswith(('.yaml', '.yml')):
+            return self.__getattr__('check')(path, config=config, max_gb=max_gb)
+        from fmri_ldm.check import check_path
+        return check_path(path, max_gb=max_gb)
+
+def found(
+    problems, # list of texts, not empty
+    path,     # what was checked
+):            # one line
+    "What a check found, for stderr; all of it is on stdout."
+    if len(problems) == 1: return f'error: {clean_text(problems[0], 1200)}'
+    told = '; '.join(clean_text(p, 300) for p in problems[:3])
+    more = f'; and {len(problems) - 3} more' if len(problems) > 3 else ''
+    return f'error: {clean_text(path, 300)}: {len(problems)} problems: {told}{more}'
+
 def call(
     argv,       # words after the program's name
     study=None, # module that does the work; fmri_ldm.study if None
@@ -265,7 +283,9 @@ def call(
     except SystemExit as e: return e.code or 0
     result = COMMANDS[name](study or _Study(), *kw.pop('files', ()), **kw)
     with _printing(): show(result or {}, as_json=as_json)
-    return int(bool((result or {}).get('problems')))
+    problems = (result or {}).get('problems')
+    if problems: say(found(problems, kw.get('path') or kw.get('config') or name))
+    return 2 if problems else 0
 
 def main(
     argv=None,     # words after the program's name; sys.argv's if None

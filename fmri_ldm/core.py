@@ -53,8 +53,10 @@ def existing_file(
     except (OSError, ValueError) as e:
         raise InputError(path, getattr(e, 'strerror', None) or 'not a usable path', todo) from None
     if is_folder: raise InputError(path, 'is a folder, not a file', todo)
-    if not found: raise InputError(path, 'no such file', todo)
-    return path
+    if found: return path
+    if path.is_symlink(): raise InputError(path, 'is a link to nothing', todo)
+    what = 'is no regular file' if path.exists() else 'no such file'
+    raise InputError(path, what, todo)
 
 # %% ../nbs/00_core.ipynb #725855e6
 def say(
@@ -226,7 +228,7 @@ def _parse_yaml(text, path):
 
 def load_yaml(
     path,          # a YAML file
-    *, max_mb=64,  # largest file, 2^20 bytes
+    *, max_mb=.25, # largest file, 2^20 bytes: a config is small, and parsing is slow
 ):                 # what it holds; {} if empty
     "Read a YAML file; no code in it is ever run. Raises InputError."
     obj = _parse_yaml(_read_text(path, max_mb), path)

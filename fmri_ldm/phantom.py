@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOTOR_LABELS', 'FOCI', 'COMMON', 'mni_grid', 'grid_coords', 'draw_foci', 'paint', 'smooth_noise', 'draw_subject',
            'subject_pattern', 'block_design', 'block_regressors', 'scanner_noise', 'motor_bold', 'fit_z_maps',
-           'motor_subject', 'MotorStudy', 'motor_study']
+           'motor_subject', 'MotorStudy', 'motor_study', 'save_bold']
 
 # %% ../nbs/03_phantom.ipynb #531a4d88
 import warnings
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 
-from .core import InputError, atomic, save_json, say
+from .core import InputError, atomic, check_keys, save_json, say
 
 # %% ../nbs/03_phantom.ipynb #3b152b41
 MOTOR_LABELS = ('lh', 'rh', 'lf', 'rf', 't')
@@ -193,6 +193,7 @@ def motor_bold(
     noise=.2,   # sd of the AR(1) part after 9 mm smoothing, percent of the mean signal
     n_blocks=4, # of each movement
     t_r=2.,     # s
+    run=0,      # number of the run, from 0: same person, new order of blocks, new noise
 ):              # (bold image (x, y, z, t), events DataFrame, truth dict with `pattern`)
     "One subject's run of block-design BOLD, percent of the mean (100 in the brain), 4 mm MNI."
     rng = np.random.default_rng([seed, subject])
@@ -200,8 +201,12 @@ def motor_bold(
     mask = mask_img.get_fdata() > 0
     pattern, truth = subject_pattern(rng, grid_coords(mask_img.affine, mask.shape))
     events, seconds = block_design(rng, n_blocks)
+    delay = rng.normal(0, .7)                                                   # the person's own
+    if run:
+        rng = np.random.default_rng([seed, subject, run])
+        events, seconds = block_design(rng, n_blocks)
     n = int(np.ceil(seconds/t_r))
-    R = block_regressors(events, np.arange(n)*t_r, delay=rng.normal(0, .7))     # (t, 5)
+    R = block_regressors(events, np.arange(n)*t_r, delay=delay)                 # (t, 5)
     signal = R @ np.stack([pattern[l][mask] for l in MOTOR_LABELS])             # (t, voxels)
     vol = np.zeros((*mask.shape, n), np.float32)
     vol[mask] = (100 + signal + noise*scanner_noise(rng, n, mask, t_r=t_r)).T
@@ -305,3 +310,112 @@ def motor_study(
     labels = [l for _ in range(n_subjects) for l in MOTOR_LABELS]
     subjects = [s for s in truth for _ in MOTOR_LABELS]
     return MotorStudy(np.concatenate(maps), labels, subjects, truth=truth, seed=seed)
+
+# %% ../nbs/03_phantom.ipynb #e7b236a6
+def _run_paths(layout, i, run):
+    "(subject, image, events table or EV folder) of one run, below the study's folder."
+    if layout == 'hcp':
+        name = f'tfMRI_MOTOR_{("LR", "RL")[run]}'
+        at = Path(str(100001 + i), 'MNINonLinear/Results', name)
+        return at.parts[0], at/f'{name}.nii.gz', at/'EVs'
+    sub = f'sub-{i + 1:03d}'
+    func, stem = Path(sub, 'func'), f'{sub}_task-motor_run-{run + 1}'
+    raw, prep = func/f'{stem}_bold.nii.gz', Path('derivatives/fmriprep')/func
+    image = prep/f'{stem}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz'
+    return sub, image if layout == 'fmriprep' else raw, func/f'{stem}_events.tsv'
+
+def _write_events(events, path, layout):
+    "events.tsv, or HCP's three-column files with cue.txt and Sync.txt."
+    if layout != 'hcp':
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return events.to_csv(path, sep='\t', index=False)
+    path.mkdir(parents=True)
+    for label, e in events.groupby('trial_type'):
+        text = [f'{t:g}\t{d:g}\t1\n' for t, d in zip(e.onset, e.duration)]
+        (path/f'{label}.txt').write_text(''.join(text))
+    (path/'cue.txt').write_text(''.join(f'{t - 3:g}\t3\t1\n' for t in events.onset))
+    (path/'Sync.txt').write_text('0\n')
+
+# %% ../nbs/03_phantom.ipynb #d882537a
+_MOTION = [f'{kind}_{axis}' for kind in ('trans', 'rot') for axis in 'xyz']     # fmriprep's names
+
+def _move(
+    img,   # (x, y, z, t)
+    mask,  # (x, y, z) bool
+    rng,   # numpy Generator
+):         # (image spoiled by motion, (t, 6) mm and rad)
+    "Add six slow random walks, each through a smooth map, .4 percent (sd) in all."
+    data = img.get_fdata(dtype=np.float32).copy()
+    walk = np.cumsum(rng.standard_normal((data.shape[3], 6)), 0)
+    walk = (walk - walk.mean(0))/walk.std(0)
+    maps = np.stack([smooth_noise(rng, mask.shape, 3)[mask] for _ in range(6)])     # (6, voxels)
+    data[mask] += (.4/np.sqrt(6)*walk @ maps).T.astype(np.float32)
+    return nib.Nifti1Image(data, img.affine, img.header), walk*([.2]*3 + [.002]*3)
+
+def _write_prep(image, motion, mask_img, t_r):
+    "What fmriprep puts beside an image: sidecar, brain mask, table of confounds."
+    import pandas as pd
+    stem = image.name.split('_desc-')[0]
+    save_json({'RepetitionTime': t_r, 'SkullStripped': False},
+              image.with_name(f'{stem}_desc-preproc_bold.json'))
+    nib.save(mask_img, image.with_name(f'{stem}_desc-brain_mask.nii.gz'))
+    d = pd.DataFrame(motion, columns=_MOTION)
+    d['framewise_displacement'] = (d.diff().abs()*([1.]*3 + [50.]*3)).sum(axis=1, skipna=False)
+    d.to_csv(image.with_name(stem.split('_space-')[0] + '_desc-confounds_timeseries.tsv'),
+             sep='\t', index=False, na_rep='n/a', float_format='%.6g')
+
+# %% ../nbs/03_phantom.ipynb #8e432db0
+def _save_run(folder, layout, i, run, t_r, **kw):
+    "Simulate and write one run; give (subject, truth dict)."
+    bold, events, truth = motor_bold(i, run=run, t_r=t_r, **kw)
+    sub, image, table = _run_paths(layout, i, run)
+    (folder/image).parent.mkdir(parents=True, exist_ok=True)
+    _write_events(events, folder/table, layout)
+    mask_img = mni_grid()[1]
+    if layout == 'bids':
+        save_json({'RepetitionTime': t_r, 'TaskName': 'motor'},
+                  folder/image.with_name(image.name.replace('.nii.gz', '.json')))
+    if layout == 'fmriprep':
+        rng = np.random.default_rng([kw['seed'], i, run, 1])
+        bold, motion = _move(bold, mask_img.get_fdata() > 0, rng)
+        _write_prep(folder/image, motion, mask_img, t_r)
+    bold.set_data_dtype(np.int16)
+    nib.save(bold, folder/image)
+    return sub, truth
+
+# %% ../nbs/03_phantom.ipynb #78e69d89
+def save_bold(
+    folder,           # new or empty folder
+    n_subjects=2,     # people
+    n_runs=2,         # of each; at most 2 (LR, RL) for 'hcp'
+    *, seed=0,        # of the study
+    layout='bids',    # 'bids', 'hcp' or 'fmriprep'
+    n_blocks=2,       # of each movement in a run; fewer are cheaper
+    t_r=2.,           # s
+    noise=.2,         # as in `motor_bold`
+):                    # {subject: truth dict with `pattern`}
+    "Write runs of 4-D BOLD with events, mask.nii.gz and the truth. Raises InputError."
+    check_keys([layout], ('bids', 'hcp', 'fmriprep'), 'layout')
+    if min(n_subjects, n_runs) < 1 or layout == 'hcp' and n_runs > 2:
+        raise InputError('n_runs', f'cannot make {n_runs} of {n_subjects} subjects', 'try 2 and 2')
+    folder, truth = Path(folder), {}
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(folder, 'is not an empty folder', 'name a new folder')
+    how = dict(seed=seed, n_blocks=n_blocks, noise=noise)
+    for i in range(n_subjects):
+        for run in range(n_runs):
+            sub, truth[sub] = _save_run(folder, layout, i, run, t_r, **how)
+    mask_img = mni_grid()[1]
+    nib.save(mask_img, folder/'mask.nii.gz')
+    (folder/'truth').mkdir()
+    for sub, t in truth.items():
+        p = np.stack([t['pattern'][l] for l in MOTOR_LABELS], -1)                # (x, y, z, 5)
+        nib.save(nib.Nifti1Image(p, mask_img.affine), folder/f'truth/{sub}_pattern.nii.gz')
+    known = {s: {k: v for k, v in t.items() if k != 'pattern'} for s, t in truth.items()}
+    save_json({'seed': seed, 'labels': MOTOR_LABELS, 'subjects': known}, folder/'truth.json')
+    if layout == 'hcp': return truth
+    save_json({'Name': 'fmri_ldm motor phantom', 'BIDSVersion': '1.9.0', 'DatasetType': 'raw',
+               'Synthetic': True}, folder/'dataset_description.json')
+    with atomic(folder/'participants.tsv') as p:
+        p.write_text('\n'.join(['participant_id', *truth]) + '\n')
+    return truth

@@ -99,7 +99,7 @@ def where(self: _Scene, axis, k):
     a, at = 'xyz'.index(axis), (np.array(self.shape) - 1)/2
     n = self.shape[a]
     if not 0 <= k < n: raise InputError('cut', f'no slice {axis} = {k}', f'choose 0 to {n - 1}')
-    if self.affine is None: return f'{axis} = {k} (voxel)'
+    if self.affine is None: return f'voxel {axis} = {k}'
     at[a] = k
     mm, R = nib.affines.apply_affine(self.affine, at)[a], self.affine[:3, :3]
     tilted = np.abs(R - np.diag(np.diag(R))).max() > 1e-3*self.zooms.max()

@@ -28,15 +28,16 @@ from .latent import (LatentDiffusion, auto_precision, build_denoiser, denoising_
                              trilinear)
 from .learner import (EMA, Checkpoint, ClipGrad, Learner, LogCSV, LogJSON, MixedPrecision,
                               NonFinite, Progress, Validate, WarmupCosine, shuffled)
-from .patches import content_key, load_array
+from .cache import content_key, load_array
+from .check import check_path
 from .phantom import motor_study
 from .report import (Real, build_report, compare_reports, judge_reconstruction,
                              judge_samples, machine_name, report_figures, write_report)
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
-from .sources import (SPLITS, check_source, check_split, level_images, open_source,
+from .sources import (SPLITS, check_split, level_images, open_source,
                               split_source)
-from .volume import SCALES, Geometry, Scale, load_volume, volume_info
+from .volume import SCALES, Geometry, Scale, load_volume
 
 # %% ../nbs/43_study.ipynb #1d10c16d
 DEFAULTS = dict(
@@ -69,6 +70,7 @@ def _wrong(k, value, default):
     if default is None or value == _WORDS.get(k, ()): return None
     kind = type(default)
     kinds = {float: (int, float), list: (list, int) if k == 'stride' else list}.get(kind, kind)
+    if k == 'stratify': kinds = (bool, str, list)                          # names to spread
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         return f'is {value!r}, not like {default!r}'
     if kind is int and value < (k not in _FROM_0): return f'is {value}, too small'
@@ -110,8 +112,12 @@ def resolve(
     out = merge(base, given, 'config' if isinstance(config, dict) else str(config))
     for text in sets: out = set_value(out, text)
     if seed is not None: out['seed'] = seed
-    out['denoiser']['schedule'] = _schedule(out['denoiser']['schedule'])
-    check_values(out)
+    try:
+        out['denoiser']['schedule'] = _schedule(out['denoiser']['schedule'])
+        check_values(out)
+    except InputError as e:
+        if not config or isinstance(config, dict): raise
+        raise InputError(config, f'{e.path} {e.what}', e.todo) from None
     return out
 
 # %% ../nbs/43_study.ipynb #e74ac354
@@ -646,33 +652,23 @@ def evaluate(
     return dict(verdict=a['verdict'].splitlines(), metrics=rows)
 
 # %% ../nbs/43_study.ipynb #086b04fb
-def _check_image(path, max_gb):
-    "What an image holds, and whether training would take it."
-    info = volume_info(path, max_gb)
-    try: load_volume(path, max_gb=max_gb)
-    except InputError as e: return dict(info, problems=[str(e)])
-    return dict(info, problems=[])
-
 def check(
-    path=None,      # image, table or folder of a study
+    path=None,      # image, .npz, table or folder of a study; or a config
     *, config=None, # YAML file
-    max_gb=1.,      # refuse images that would need more memory than this
+    max_gb=1.,      # refuse images that would need more memory than this, 2^30 bytes
 ):                  # dict with 'problems'
     "Read everything that training would read, before training does. Raises InputError."
+    if config is None and str(path).lower().endswith(('.yaml', '.yml')): path, config = None, path
     cfg, out = resolve(config), {}
     d = cfg['data']
     if config is not None: out['config'] = dict(file=str(config), labels=d['labels'])
     if path is None: return dict(out, problems=[])
-    if Path(path).name.lower().endswith(('.nii', '.nii.gz')):
-        return dict(out, **_check_image(path, max_gb))
-    limit = {} if max_gb == 1. else dict(max_gb=max_gb)     # openers have limits of their own
-    source = open_source(path, labels=d['labels'], **{**limit, **d['options']})
-    wrong = check_source(source)
-    if config is not None and not wrong:
+    out |= check_path(path, max_gb=max_gb, labels=d['labels'], **d['options'])
+    if config is not None and out['kind'] == 'study' and not out['problems']:
         d['path'] = str(path)
-        try: source = Study(cfg, '.', device='cpu').open().source
-        except InputError as e: wrong.append(e)
-    return dict(out, **source.summary(), problems=[str(e) for e in wrong])
+        try: out['splits'] = Study(cfg, '.', device='cpu').open().source.summary()['splits']
+        except InputError as e: out['problems'].append(str(e))
+    return out
 
 # %% ../nbs/43_study.ipynb #c357e962
 def inspect(

@@ -88,9 +88,9 @@ def test_nearest_is_named():
 
 def test_exit_codes():
     good, bad, missing, broken, slow = (call('check', p, code=STUB) for p in ('good', 'bad', 'missing', 'broken', 'slow'))
-    assert [d.returncode for d in (good, bad, missing, broken, slow)] == [0, 1, 2, 1, 130]
+    assert [d.returncode for d in (good, bad, missing, broken, slow)] == [0, 2, 2, 1, 130]
     assert good.stdout == 'path: good\nproblems: none\n' and good.stderr == 'looking\n'
-    assert 'a.nii: cut off' in bad.stdout
+    assert 'a.nii: cut off' in bad.stdout and bad.stderr == 'looking\nerror: a.nii: cut off\n'
     assert missing.stderr == 'looking\nerror: missing: no such folder; check the path\n' and missing.stdout == ''
     assert broken.stderr.count('\n') == 2 and 'Traceback' not in broken.stderr and 'RuntimeError' in broken.stderr
     assert slow.stderr == 'looking\ninterrupted\n'
