@@ -126,15 +126,12 @@ def fill(paths):
     def nibabel_alone():
         for p in paths: np.asarray(nib.load(p).dataobj, np.float32)
 
-    def cache():
-        with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
-            cache_array(source, geometry, cache=folder)
-
     def seconds(f):
         begin = time.perf_counter()
         f()
         return time.perf_counter() - begin
-    return dict(nibabel=seconds(nibabel_alone), ours=seconds(cache))
+    with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
+        return dict(nibabel=seconds(nibabel_alone), ours=seconds(lambda: cache_array(source, geometry, cache=folder)))
 
 
 MEMORY = '''
@@ -173,6 +170,7 @@ def main():
         source = Source([Row(q) for q in paths], [])
         path = cache_array(source, Geometry.fit(source.image(0), stride=1), cache=Path(folder)/'cache')
         assert all(np.array_equal(v[0], np.asarray(nib.load(q).dataobj)) for v, q in zip(map_array(path).numpy(), paths))
+        fills = [fill(paths) for _ in range(2*args.repeats + 1)]     # before others' worker processes come and go
         monai, torchio = monai_loader(paths), torchio_loader(paths)
         ways = {'mapped array, bare slices copied': lambda: bare(path, n),
                 '**fmri_ldm**, 0 workers': lambda: ours(path, n, 0), '**fmri_ldm**, 2 workers': lambda: ours(path, n, 2),
@@ -180,10 +178,9 @@ def main():
                 'the same, 2 workers': lambda: monai(n, 2),
                 'TorchIO preloaded + UniformSampler, 0 workers': lambda: torchio(n, 0),
                 'TorchIO Queue, 2 workers': lambda: torchio(n, 2)}
-        rates, fills = {k: [] for k in ways}, []
+        rates = {k: [] for k in ways}
         for _ in range(args.repeats):
             for k, way in ways.items(): rates[k].append(way())
-            fills.append(fill(paths))
         memory = None
         if Path('/proc/self/status').exists():
             memory = subprocess.run([sys.executable, '-c', MEMORY, path], capture_output=True, text=True, check=True).stdout.split()

@@ -35,7 +35,7 @@ def _threads(f, items):
     "f of each item, in order, computed by a few threads; few are under way at any time."
     items, n = iter(items), min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(n) as pool:
-        ahead = deque(pool.submit(f, i) for i in islice(items, n))
+        ahead = deque(pool.submit(f, i) for i in islice(items, n + 2))     # nobody waits
         try:
             while ahead:
                 out = ahead.popleft().result()

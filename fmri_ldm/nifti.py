@@ -63,7 +63,7 @@ class _Gunzip:
     def read(self, n):
         "At most `n` bytes; b'' at the end. Raises EOFError, zlib.error."
         while True:
-            self.raw = self.raw or self.file.read(2**16)
+            self.raw = self.raw or self.file.read(2**18)
             last = not self.raw
             if self.member is None:
                 if self.members: self.raw = self.raw.lstrip(b'\0')         # padding may follow
