@@ -126,6 +126,7 @@ def check_source_path(
     **options,     # for `open_source`
 ):                 # dict: counts, duplicates, problems, warnings
     "Check a study, also where it does not open as a whole. Raises InputError if it is not there."
+    if max_gb != 1: options['max_gb'] = max_gb                              # openers have their own
     source, wrong, told = judge(open_source, path, **options)
     if wrong and source is None and 'bad' not in options:
         source, _, told = judge(open_source, path, **options, bad='skip')

@@ -43,7 +43,7 @@ class Row:
 # %% ../nbs/03b_rows.ipynb #06fe5413
 def read_row(
     row,           # Row
-    *, max_gb=1.,  # most memory that its file may take, 10^9 bytes
+    *, max_gb=1.,  # most memory that one volume may take, 2^30 bytes
 ):                 # 3-D nibabel image, float32
     "The image of a row, straight from its file. Raises InputError."
     imgs = [load_volume(row.path, v, max_gb=max_gb) for v in row.volumes]

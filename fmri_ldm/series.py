@@ -432,7 +432,7 @@ def timed_source(
     average=None,       # 'block', or how many volumes at most make one row; single ones if None
     t_r=None,           # repetition time, s; the sidecar's or the header's if None
     pattern='*',        # images to take, by name or path below the study
-    max_gb=2.,          # most memory that one series may take, 10^9 bytes
+    max_gb=1.,          # most memory of one volume, 2^30 bytes; a series may take 4 times that
 ):                      # Source
     "Labelled volumes of 4-D series. Raises InputError."
     check_keys([standardize], ['run', None], 'standardize')
@@ -584,7 +584,7 @@ def glm_source(
     high_pass=.008,    # Hz: slower cosines are regressors as well; None for none
     t_r=None,          # repetition time, s; the sidecar's or the header's if None
     pattern='*',       # images to take, by name or path below the study
-    max_gb=2.,         # most memory that one series may take, 10^9 bytes
+    max_gb=1.,         # most memory of one volume, 2^30 bytes; a series may take 4 times that
 ):                     # Source of maps, fitted run by run when they are read
     "A map for each block by a general linear model (nilearn). Raises InputError."
     check_keys([per], ('block', 'condition'), 'per')

@@ -75,7 +75,7 @@ def manifest_source(
     known=None,           # labels that may occur; those of a sidecar if None, any without one
     outside='refuse',     # images that lie outside of the table's folder: or 'allow'
     bad='refuse',         # unusable rows: 'refuse' and name them, or 'skip' with a warning
-    max_gb=1.,            # most memory that one image may take, 10^9 bytes
+    max_gb=1.,            # most memory that one volume may take, 2^30 bytes
 ):                        # Source
     "Images named in a table, with what it knows about them. Raises InputError."
     path, header = Path(path), lru_cache(None)(lambda p: read_header(p, max_gb)['volumes'])
@@ -167,7 +167,7 @@ def folder_source(
     *, pattern='*',  # names to take, e.g. '*_T1w*'
     labels=None,     # keep only these, in this class order
     bad='refuse',    # unusable files: 'refuse' and name them, or 'skip' with a warning
-    max_gb=1.,       # most memory that one image may take, 10^9 bytes
+    max_gb=1.,       # most memory that one volume may take, 2^30 bytes
 ):                   # Source
     "Images with telling names (sub- ses- run- label- or contrast-), and participants.tsv."
     path = Path(folder)
