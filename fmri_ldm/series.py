@@ -8,6 +8,7 @@ __all__ = ['find_series', 'read_events', 'label_volumes', 'read_confounds', 'cle
 
 # %% ../nbs/03c_series.ipynb #809326c0
 import math, re, warnings
+from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import groupby
@@ -421,6 +422,11 @@ def _side(study):
         out[p] = t_r, None if c is None else read_confounds(p, c, n=n)
     return out
 
+def _long_enough(rows):
+    "Refuse a run that `clean_run` would refuse, before anything is read."
+    for (path, run), n in Counter((r.path, r.run) for r in rows).items():
+        if n < 3: raise InputError(path, f'run {run} has {n} volumes', 'use standardize=None')
+
 def timed_source(
     path,               # a study with 4-D images and their tables, as `find_series` finds them
     *, labels=None,     # keep only these, in this class order: without 'rest', say
@@ -443,6 +449,7 @@ def timed_source(
     study = _Study(path, pattern, t_r, labels, confounds, high_pass)
     rows = [r for p in study.files for r in _time_rows(study, p, delay)]
     how = dict(detrend=detrend, high_pass=high_pass) if standardize else None
+    if standardize: _long_enough(rows)
     reader = _Series(rows, how, study.mask, max_gb, _side(study))
     rows = [r for r in rows if r.label is not None or not delay]
     source = make_source(rows, study.folder, labels, mask_img=study.mask, reader=reader,

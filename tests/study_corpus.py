@@ -235,6 +235,7 @@ def series(c):
         write(folder/'volumes.tsv', text)
     good = 'volume\tlabel\trun\n' + ''.join(f'{i}\t{("lh", "rh")[i % 2]}\t{i//4}\n' for i in range(8))
     listed('s_volumes', 'ok', good)
+    listed('s_short_run', 'bad:run', good.replace('\t1\n', '\t0\n', 2))
     listed('s_volume_twice', 'bad:row 2', good.replace('\n1\t', '\n0\t', 1))
     listed('s_volume_beyond', 'bad:row 8', good.replace('\n7\t', '\n70\t', 1))
     listed('s_volume_negative', 'bad:row 2', good.replace('\n1\t', '\n-1\t', 1))
