@@ -219,6 +219,7 @@ def fit_linear(
     self._check(x[:1])
     k = self.config['latent_channels']
     mean, components, sd, _ = patch_pca(x, k, stride=self.stride, mask=mask)
+    if not getattr(self.bottleneck, 'whiten', True): sd = torch.ones_like(sd)   # a codebook: no
     self.set_linear(mean, components, sd=sd)
     return self
 

@@ -24,8 +24,8 @@ from .core import (InputError, atomic, best_device, check_keys, load_json, load_
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            text_hash)
 from .diffusion import TARGETS, GaussianDenoiser, choose_rank
-from .latent import (LatentDiffusion, auto_precision, build_denoiser, denoising_step,
-                             trilinear)
+from .latent import (LatentDiffusion, auto_precision, build_autoencoder, build_denoiser,
+                             denoising_step, trilinear)
 from .learner import (EMA, Checkpoint, ClipGrad, Learner, LogCSV, LogJSON, MixedPrecision,
                               NonFinite, Progress, Validate, WarmupCosine, shuffled)
 from .cache import content_key, load_array
@@ -33,6 +33,7 @@ from .check import check_path
 from .phantom import motor_study
 from .report import (Real, build_report, compare_reports, judge_reconstruction,
                              judge_samples, machine_name, report_figures, write_report)
+from .quantize import build_bottleneck
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
 from .sources import (SPLITS, check_split, level_images, open_source,
@@ -45,7 +46,8 @@ DEFAULTS = dict(
     data=dict(path=None, labels=None, options={}, zooms=None, mask=None, level=None),
     split=dict(by='auto', counts=None, fractions=[.7, .1, .2], stratify=False),
     scale=dict(kind='sd'),
-    autoencoder=dict(latent_channels=8, stride=[4, 4, 4], hidden=32, depth=2, bottleneck=1e-3),
+    autoencoder=dict(latent_channels=8, stride=[4, 4, 4], hidden=32, depth=2, fine=0,
+                     bottleneck=1e-3),
     train_autoencoder=dict(steps=250, batch_size=8, lr=3e-3, warmup=50, clip=1., every=50,
                            ema=.98),
     denoiser=dict(schedule=dict(name='flow', shift=1.), target='flow', fade=1., rank=None,
@@ -61,7 +63,7 @@ DEFAULTS = dict(
 # %% ../nbs/43_study.ipynb #979c8eab
 CHOICES = {'scale.kind': SCALES, 'split.by': ('auto', 'subject', 'session', 'run'),
            'denoiser.target': TARGETS, 'sampling.method': METHODS, 'sampling.spacing': SPACINGS}
-_FROM_0 = ('seed', 'rank', 'warmup', 'depth')           # whole numbers that may be 0
+_FROM_0 = ('seed', 'rank', 'warmup', 'depth', 'fine')   # whole numbers that may be 0
 _UP_TO_1 = ('shrink', 'label_dropout', 'ema')
 _WORDS = dict(shrink='auto', fade='full')               # a word that may stand for the number
 
@@ -71,10 +73,11 @@ def _wrong(k, value, default):
     kind = type(default)
     kinds = {float: (int, float), list: (list, int) if k == 'stride' else list}.get(kind, kind)
     if k == 'stratify': kinds = (bool, str, list)                          # names to spread
+    if k == 'bottleneck': kinds = (int, float, dict)                       # a weight, or a kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         return f'is {value!r}, not like {default!r}'
     if kind is int and value < (k not in _FROM_0): return f'is {value}, too small'
-    if kind is float and not 0 <= value < math.inf: return f'is {value}, not a number from 0'
+    if kind is float and not isinstance(value, dict) and not 0 <= value < math.inf: return f'is {value}, not a number from 0'
     if k in _UP_TO_1 and value > 1: return f'is {value}, above 1'
 
 # %% ../nbs/43_study.ipynb #0c3707de
@@ -100,6 +103,17 @@ def _schedule(given):
     except TypeError as e:
         raise InputError('denoiser.schedule', f'has a wrong value ({e})', 'give numbers') from None
 
+def _bottleneck(given):
+    "A bottleneck's settings in full; a codebook has the autoencoder's channels."
+    spec = given['bottleneck']
+    if spec is None: return DEFAULTS['autoencoder']['bottleneck']
+    if not isinstance(spec, dict): return spec
+    if spec.get('kind') == 'vq': spec = {'channels': given['latent_channels'], **spec}
+    module = build_bottleneck(spec).eval()
+    v = torch.zeros(1, given['latent_channels'], 1, 1, 1)
+    module(v, v)                                            # refuses channels that do not fit
+    return spec | getattr(module, 'config', {})
+
 # %% ../nbs/43_study.ipynb #06eb405e
 def resolve(
     config=None,    # YAML file, or a dict: what differs from DEFAULTS
@@ -108,12 +122,14 @@ def resolve(
 ):                  # dict with every key of DEFAULTS
     "The full configuration. Raises InputError for an unknown key, naming the nearest known one."
     given = config if isinstance(config, dict) else load_yaml(config) if config else {}
-    base = DEFAULTS | {'denoiser': DEFAULTS['denoiser'] | {'schedule': {}}}
+    base = DEFAULTS | {'denoiser': DEFAULTS['denoiser'] | {'schedule': {}},
+                       'autoencoder': DEFAULTS['autoencoder'] | {'bottleneck': None}}
     out = merge(base, given, 'config' if isinstance(config, dict) else str(config))
     for text in sets: out = set_value(out, text)
     if seed is not None: out['seed'] = seed
     try:
         out['denoiser']['schedule'] = _schedule(out['denoiser']['schedule'])
+        out['autoencoder']['bottleneck'] = _bottleneck(out['autoencoder'])
         check_values(out)
     except InputError as e:
         if not config or isinstance(config, dict): raise
@@ -216,7 +232,7 @@ def open(self: Study):  # the study itself
     mask = self.source.mask_img if d['mask'] is None else load_volume(d['mask'])
     self.geometry = Geometry.fit(self.source.select('train').image(0), mask_img=mask,
                                  zooms=d['zooms'], stride=c['autoencoder']['stride'])
-    shape = Autoencoder(1, **c['autoencoder']).latent_shape(self.geometry.grid)
+    shape = build_autoencoder(**c['autoencoder']).latent_shape(self.geometry.grid)
     build_denoiser(shape, n_labels=len(self.source.labels), network=c['denoiser']['network'])
     return self
 
@@ -296,7 +312,7 @@ def fit_autoencoder(self: Study):  # the study itself
     x = {k: self.scale.encode(r.x) for k, r in self.real.items() if k != 'test'}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(self.config['seed'])
-        ae = Autoencoder(1, **self.config['autoencoder']).fit_linear(x['train'], mask)
+        ae = build_autoencoder(**self.config['autoencoder']).fit_linear(x['train'], mask)
     held = (x['val'],) if 'val' in x else None
     ae = self.train(ae, partial(autoencoder_step, mask=mask), (x['train'],), held,
                     stage='autoencoder')
@@ -423,7 +439,7 @@ def draw(self: Study):  # the study itself
 def judge_decoder(self: Study):  # {'psnr': entry, 'ssim': entry}
     "PSNR and SSIM of held-out volumes after encoding and decoding, beside two plain rivals."
     x, c = self.real['test'].x, self.config['autoencoder']
-    linear = Autoencoder(1, **c).fit_linear(self.scale.encode(self.real['train'].x),
+    linear = Autoencoder(1, **{**c, 'bottleneck': None}).fit_linear(self.scale.encode(self.real['train'].x),
                                             self.geometry.mask)
     plain = LatentDiffusion(linear, self.geometry, self.scale, device=self.device)
     rivals = {'patch_pca': plain.decode(plain.encode(x)),
