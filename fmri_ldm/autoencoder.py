@@ -260,6 +260,8 @@ def encode(
 ):                    # (b, k, x', y', z')
     "What a decoder or a diffusion model is given: means, or codes if the bottleneck has them."
     mean, logvar = self.moments(x)
+    if sample and not hasattr(self.bottleneck, 'sample'):
+        _refuse('sample is True, and this bottleneck has no noise', 'leave it out')
     if sample: return self.bottleneck.sample(mean.float(), logvar.float(), generator)
     return self.bottleneck.latents(mean) if hasattr(self.bottleneck, 'latents') else mean
 
