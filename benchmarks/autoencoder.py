@@ -80,6 +80,16 @@ def build(way, rate, x):
 MONAI = dict(channels=(16, 32, 64), blocks=1, lr=1e-3, last=False)   # channels_last_3d is no faster for it here
 
 
+def crop(inside, size, rng):
+    "Place of a random crop whose middle lies in a head; corners at multiples of 4."
+    shape = inside.shape[2:]
+    while True:
+        i, p = int(rng.integers(len(inside))), [int(rng.integers(n)) for n in shape]
+        if inside[(i, 0, *p)]: break
+    at = [min(max(a - size//2, 0), n - size)//4*4 for a, n in zip(p, shape)]
+    return i, slice(None), *(slice(a, a + size) for a in at)
+
+
 def train(args):
     "One network in this process; writes its curve."
     import numpy as np
@@ -101,8 +111,7 @@ def train(args):
             model.train()
         begin = time.process_time()
         for g in opt.param_groups: g['lr'] = lr*min(1, (step + 1)/50)*.5*(1 + math.cos(math.pi*used/args.seconds))
-        rows, at = rng.integers(0, len(x), 2), rng.integers(0, [(n - size)//4 + 1 for n in x.shape[2:]], (2, 3))*4
-        cut = [(int(i), slice(None), *(slice(a, a + size) for a in p)) for i, p in zip(rows, at.tolist())]
+        cut = [crop(inside, size, rng) for _ in range(2)]
         v, m = (torch.stack([t[c] for c in cut]) for t in (x, inside))
         with torch.autocast('cpu', torch.bfloat16): value = loss(v, m)
         opt.zero_grad()

@@ -88,13 +88,24 @@ def _half(stride):
     "Half of each stride where that is whole, else a smaller divisor: (4, 6, 3, 1) -> (2, 3, 1, 1)."
     return tuple(max(d for d in range(1, max(2, s)) if s % d == 0) for s in stride)
 
+class _Light(nn.Module):
+    "A residual block with one norm instead of two: at half the stride norms cost most."
+    def __init__(self, ch, groups):
+        super().__init__()
+        self.norm, self.conv1 = group_norm(ch, groups), conv3(ch, ch)
+        self.conv2 = zero_init(conv3(ch, ch))
+
+    def forward(self, x):                                 # (b, ch, x, y, z)
+        h = self.conv1(nn.functional.silu(self.norm(x)))
+        return x + self.conv2(nn.functional.silu(h))
+
 class _FineIn(nn.Module):
     "Volumes to features at half the stride, and these to the coarse grid."
     def __init__(self, channels, fine, hidden, *, stride, groups):
         super().__init__()
         self.stride, self.up = _half(stride), tuple(s//h for s, h in zip(stride, _half(stride)))
         self.stem = conv3(channels*math.prod(self.stride), fine)
-        self.block = ResBlock(fine, fine, max_groups=groups)
+        self.block = _Light(fine, groups)
         self.out = conv3(fine*math.prod(self.up), hidden, 1)
 
     def forward(self, x, *, checkpoint=False):            # -> fine and coarse features
@@ -108,7 +119,7 @@ class _FineOut(nn.Module):
         super().__init__()
         self.stride, self.up = _half(stride), tuple(s//h for s, h in zip(stride, _half(stride)))
         self.stem = conv3(hidden, fine*math.prod(self.up), 1)
-        self.block = ResBlock(fine, fine, max_groups=groups)
+        self.block = _Light(fine, groups)
         self.norm = group_norm(fine, groups)
         self.out = zero_init(conv3(fine, channels*math.prod(self.stride)))
 
@@ -124,7 +135,8 @@ def _checked(in_channels, latent_channels, stride, **numbers):
     "The stride as a triple, or an InputError that names the argument and its value."
     try: stride = triple(stride)
     except (InputError, TypeError): _refuse(f'stride is {stride}', 'give one int > 0 or three')
-    for name, v in dict(in_channels=in_channels, latent_channels=latent_channels, **numbers).items():
+    numbers.update(in_channels=in_channels, latent_channels=latent_channels)
+    for name, v in numbers.items():
         low = 0 if name in ('depth', 'fine') else 1
         if not isinstance(v, int) or isinstance(v, bool) or v < low:
             _refuse(f'{name} is {v}', f'give an int >= {low}')

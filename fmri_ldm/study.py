@@ -77,7 +77,8 @@ def _wrong(k, value, default):
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         return f'is {value!r}, not like {default!r}'
     if kind is int and value < (k not in _FROM_0): return f'is {value}, too small'
-    if kind is float and not isinstance(value, dict) and not 0 <= value < math.inf: return f'is {value}, not a number from 0'
+    if isinstance(value, dict): return None                                # see `_bottleneck`
+    if kind is float and not 0 <= value < math.inf: return f'is {value}, not a number from 0'
     if k in _UP_TO_1 and value > 1: return f'is {value}, above 1'
 
 # %% ../nbs/43_study.ipynb #0c3707de
@@ -439,8 +440,8 @@ def draw(self: Study):  # the study itself
 def judge_decoder(self: Study):  # {'psnr': entry, 'ssim': entry}
     "PSNR and SSIM of held-out volumes after encoding and decoding, beside two plain rivals."
     x, c = self.real['test'].x, self.config['autoencoder']
-    linear = Autoencoder(1, **{**c, 'bottleneck': None}).fit_linear(self.scale.encode(self.real['train'].x),
-                                            self.geometry.mask)
+    linear = Autoencoder(1, **{**c, 'bottleneck': None}).fit_linear(
+        self.scale.encode(self.real['train'].x), self.geometry.mask)
     plain = LatentDiffusion(linear, self.geometry, self.scale, device=self.device)
     rivals = {'patch_pca': plain.decode(plain.encode(x)),
               'trilinear': trilinear(x, self.model.autoencoder.compression)}
