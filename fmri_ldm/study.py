@@ -24,10 +24,11 @@ from .core import (InputError, atomic, best_device, check_keys, load_json, load_
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            text_hash)
 from .diffusion import TARGETS, GaussianDenoiser, choose_rank
-from .latent import (LatentDiffusion, auto_precision, build_autoencoder, build_denoiser,
-                             denoising_step, trilinear)
+from .ema import PowerEMA, choose_ema
+from .latent import (NETWORKS, LatentDiffusion, auto_precision, build_autoencoder,
+                             build_denoiser, build_network, denoising_step, trilinear)
 from .learner import (EMA, Checkpoint, ClipGrad, Learner, LogCSV, LogJSON, MixedPrecision,
-                              NonFinite, Progress, Validate, WarmupCosine, shuffled)
+                              NonFinite, Progress, Validate, WarmupCosine, apply, shuffled)
 from .cache import content_key, load_array
 from .check import check_path
 from .phantom import motor_study
@@ -51,8 +52,9 @@ DEFAULTS = dict(
     train_autoencoder=dict(steps=250, batch_size=8, lr=3e-3, warmup=50, clip=1., every=50,
                            ema=.98),
     denoiser=dict(schedule=dict(name='flow', shift=1.), target='flow', fade=1., rank=None,
-                  shrink=0., network=dict(hidden=[64, 96], depth=1, attention=[False, True],
-                                          heads=4, checkpoint=False)),
+                  shrink=0., min_snr=None, scale_input=False,
+                  network=dict(kind='unet', hidden=[64, 96], depth=1,
+                                          attention=[False, True], heads=4, checkpoint=False)),
     train_denoiser=dict(steps=600, batch_size=16, lr=2e-3, warmup=100, clip=1., every=100,
                         label_dropout=.1, ema=.995),
     sampling=dict(n=24, sets=3, num_inference_steps=16, guidance_scale=1., method='dpmpp_2m',
@@ -62,10 +64,11 @@ DEFAULTS = dict(
 
 # %% ../nbs/43_study.ipynb #979c8eab
 CHOICES = {'scale.kind': SCALES, 'split.by': ('auto', 'subject', 'session', 'run'),
-           'denoiser.target': TARGETS, 'sampling.method': METHODS, 'sampling.spacing': SPACINGS}
+           'denoiser.network.kind': NETWORKS, 'denoiser.target': TARGETS,
+           'sampling.method': METHODS, 'sampling.spacing': SPACINGS}
 _FROM_0 = ('seed', 'rank', 'warmup', 'depth', 'fine')   # whole numbers that may be 0
 _UP_TO_1 = ('shrink', 'label_dropout', 'ema')
-_WORDS = dict(shrink='auto', fade='full')               # a word that may stand for the number
+_WORDS = dict(shrink='auto', fade='full', ema='chosen') # a word that may stand for the number
 
 def _wrong(k, value, default):
     "What is wrong with one value, or None. Its default says of what kind it must be."
@@ -90,7 +93,9 @@ def check_values(
     "Refuse values of a wrong kind, out of range or unknown: InputError names the setting."
     for k, default in base.items():
         name, value = f'{at}{k}', config[k]
-        if isinstance(default, dict) and name != 'denoiser.schedule':
+        if name == 'denoiser.network' and value['kind'] in NETWORKS and value['kind'] != 'unet':
+            build_network(1, 1, **value)                    # refuses what it cannot take
+        elif isinstance(default, dict) and name != 'denoiser.schedule':
             check_values(value, default, at=f'{name}.')
         elif name in CHOICES: check_keys([value], CHOICES[name], name)
         elif not isinstance(default, dict) and (what := _wrong(k, value, default)):
@@ -103,6 +108,12 @@ def _schedule(given):
     try: return get_schedule(**((own if same else {}) | given)).to_dict()
     except TypeError as e:
         raise InputError('denoiser.schedule', f'has a wrong value ({e})', 'give numbers') from None
+
+def _network(given, path):
+    "A network's settings: the U-Net's in full, another kind's as they are."
+    own = DEFAULTS['denoiser']['network']
+    if given.get('kind', own['kind']) != own['kind']: return given
+    return merge(own, given, path, at='denoiser.network.')
 
 def _bottleneck(given):
     "A bottleneck's settings in full; a codebook has the autoencoder's channels."
@@ -123,11 +134,13 @@ def resolve(
 ):                  # dict with every key of DEFAULTS
     "The full configuration. Raises InputError for an unknown key, naming the nearest known one."
     given = config if isinstance(config, dict) else load_yaml(config) if config else {}
-    base = DEFAULTS | {'denoiser': DEFAULTS['denoiser'] | {'schedule': {}},
+    base = DEFAULTS | {'denoiser': DEFAULTS['denoiser'] | {'schedule': {}, 'network': {}},
                        'autoencoder': DEFAULTS['autoencoder'] | {'bottleneck': None}}
-    out = merge(base, given, 'config' if isinstance(config, dict) else str(config))
+    path = 'config' if isinstance(config, dict) else str(config)
+    out = merge(base, given, path)
     for text in sets: out = set_value(out, text)
     if seed is not None: out['seed'] = seed
+    out['denoiser']['network'] = _network(out['denoiser']['network'], path)
     try:
         out['denoiser']['schedule'] = _schedule(out['denoiser']['schedule'])
         out['autoencoder']['bottleneck'] = _bottleneck(out['autoencoder'])
@@ -234,7 +247,8 @@ def open(self: Study):  # the study itself
     self.geometry = Geometry.fit(self.source.select('train').image(0), mask_img=mask,
                                  zooms=d['zooms'], stride=c['autoencoder']['stride'])
     shape = build_autoencoder(**c['autoencoder']).latent_shape(self.geometry.grid)
-    build_denoiser(shape, n_labels=len(self.source.labels), network=c['denoiser']['network'])
+    net = {k: v for k, v in c['denoiser'].items() if k not in ('rank', 'shrink')}
+    build_denoiser(shape, n_labels=len(self.source.labels), **net)
     return self
 
 # %% ../nbs/43_study.ipynb #8b3f817d
@@ -265,6 +279,17 @@ def same_data(self: Study):
 
 # %% ../nbs/43_study.ipynb #e4b79d12
 @patch
+def held_batches(
+    self: Study,
+    stage,      # 'autoencoder' or 'denoiser'
+    held,       # tuple of held-out tensors
+):              # list of batches, 64 rows at most
+    "Held-out data as training steps take it."
+    size = self.config[f'train_{stage}']['batch_size']
+    held = [tuple(t[i:i + size] for t in held) for i in range(0, min(len(held[0]), 64), size)]
+    return [p if len(p) > 1 else p[0] for p in held]
+
+@patch
 def callbacks(
     self: Study,
     stage,      # 'autoencoder' or 'denoiser'
@@ -279,12 +304,28 @@ def callbacks(
            Checkpoint(self.weights(stage, 'last'), every=max(c['every'], 100),
                       meta=dict(stage=stage, data=self.key))]
     if held is None: return cbs
-    size = c['batch_size']
-    held = [tuple(t[i:i + size] for t in held) for i in range(0, min(len(held[0]), 64), size)]
-    parts = [p if len(p) > 1 else p[0] for p in held]
+    parts = self.held_batches(stage, held)
     return [*cbs, Validate(parts, every=c['every'], ema=ema, best=self.weights(stage, 'best'))]
 
 # %% ../nbs/43_study.ipynb #40b6abf7
+@patch
+def choose(
+    self: Study,
+    model,          # gets the best weights
+    step,           # as in `train`
+    batches,        # held out
+    snapshots,      # of PowerEMA
+):
+    "Choose the length of the average on held-out data, `28_ema`; the model's own weights compete."
+    def score(m):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config['seed'])          # the same noise for all
+            some = [apply(lambda v: v.to(self.device), b) for b in batches]
+            return sum(float(step(m, b)[0]) for b in some)/len(some)
+    best, table = choose_ema(snapshots, model, score)
+    say(f'average of the weights: spread {best:g}, held-out loss {table[best]:.4g}'
+        f' (best fixed average {table[0.]:.4g})')
+
 @patch
 def train(
     self: Study,
@@ -296,13 +337,18 @@ def train(
 ):                  # the averaged model, with its best weights
     "Fit one stage, or go on with it."
     c, seed, best = self.config[f'train_{stage}'], self.config['seed'], self.weights(stage, 'best')
-    ema = EMA(c['ema'])
-    learn = Learner(model, step, lr=c['lr'], cbs=self.callbacks(stage, held, ema),
+    chosen, folder = c['ema'] == 'chosen', self.out/'checkpoints'/f'{stage}-averages'
+    if chosen and held is None:
+        raise InputError(f'train_{stage}.ema', 'chosen, but no validation split', 'give a number')
+    ema, more = EMA(.995 if chosen else c['ema']), []
+    if chosen: more.append(PowerEMA(every=max(1, c['steps']//16), folder=folder))
+    learn = Learner(model, step, lr=c['lr'], cbs=self.callbacks(stage, held, ema) + more,
                     device=self.device, seed=seed)
     learn.fit(shuffled(*data, batch_size=c['batch_size'], seed=seed), c['steps'])
     final = ema.model
     if held is not None and best.is_file(): final.load_state_dict(load_tensors(best)[0])
     else: save_tensors(final.state_dict(), best, dict(stage=stage, step=learn.done))
+    if chosen: self.choose(final, step, self.held_batches(stage, held), more[0].snapshots)
     return final.requires_grad_(False).eval()
 
 # %% ../nbs/43_study.ipynb #ea97ed67
@@ -352,6 +398,13 @@ def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` i
 
 # %% ../nbs/43_study.ipynb #ffa5534b
 @patch
+def card(self: Study):  # text
+    "What the model card says of the training."
+    n, people = len(self.real['train']), len(set(self.real['train'].subjects))
+    who = 'people' if self.many else 'runs'
+    return f'Trained on {n} images of {people} {who}, seed {self.config["seed"]}.'
+
+@patch
 def fit_denoiser(self: Study):  # the study itself
     "Stage 2: the linear start, then the network; saves the model."
     d, z, seed = dict(self.config['denoiser']), self.latents, self.config['seed']
@@ -364,8 +417,7 @@ def fit_denoiser(self: Study):  # the study itself
     step = partial(denoising_step, dropout=self.config['train_denoiser']['label_dropout'])
     data = {k: (v, torch.as_tensor(self.real[k].labels)) if n else (v,) for k, v in z.items()}
     self.model.denoiser = self.train(den, step, data['train'], data.get('val'), stage='denoiser')
-    card = f'Trained on {len(z["train"])} images, seed {seed}.'
-    self.model.save_pretrained(self.out/'model', card=card)
+    self.model.save_pretrained(self.out/'model', card=self.card())
     file = self.out/'model'/'config.json'               # names of samples end like those of a run
     save_json(load_json(file) | {'suffix': self.config['sampling']['suffix']}, file)
     return self
@@ -483,6 +535,7 @@ def report(self: Study):  # the report, a dict
     figs = report_figures(real['test'], self.gens[0], self.source.labels, affine=g.grid_affine,
                           train=real['train'])
     write_report(self.out, rep, figs, title=c['title'])
+    self.model.write_card(self.out/'model', card=self.card(), report=rep)
     return rep
 
 # %% ../nbs/43_study.ipynb #c74d381c

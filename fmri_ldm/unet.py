@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from .core import InputError
 from .layers import Downsample, ResBlock, SelfAttention
 from .layers import checkpointed, conv3, group_norm, zero_init
-from .conditioning import Conditioning
+from .conditioning import Conditioning, SpatialFiLM
 
 # %% ../nbs/24_unet.ipynb #8860cbb5
 def with_coords(
@@ -25,18 +25,22 @@ def with_coords(
 
 # %% ../nbs/24_unet.ipynb #c88ef4b6
 class UNetBlock(nn.Module):
-    "Residual block told about time and label, then attention if wanted; starts without effect."
+    "Residual block told about time and label, then masks and attention; starts without effect."
     def __init__(
         self,
         ci, co,      # channels in and out
         *, emb,      # width of the conditioning vector
         heads=None,  # heads of attention; None for no attention
+        region_masks=0, # masks that act on single voxels
     ):
         super().__init__()
         self.res = ResBlock(ci, co, emb)
+        self.place = SpatialFiLM(region_masks, co) if region_masks else None
         self.attention = SelfAttention(co, heads) if heads else nn.Identity()
 
-    def forward(self, x, e): return self.attention(self.res(x, e))  # (b, ci, ...) -> (b, co, ...)
+    def forward(self, x, e, mask=None):                   # (b, ci, ...) -> (b, co, ...)
+        h = self.res(x, e)
+        return self.attention(h if self.place is None else self.place(h, mask))
 
 # %% ../nbs/24_unet.ipynb #aa23fd23
 class UNet3d(nn.Module):
@@ -53,38 +57,41 @@ class UNet3d(nn.Module):
         heads=4,       # must divide the channels where there is attention
         grid=None,     # (x, y, z): learn a bias per voxel; ties the net to this grid
         checkpoint=False, # compute activations twice, store them never
+        regions=0,     # see `Conditioning`
+        region_masks=0, # channels of cond['region_mask'] (b, k, ...), on any grid
+        time='sinusoidal', # see `Conditioning`
     ):
         super().__init__()
-        given = dict(in_channels=in_channels, out_channels=out_channels, hidden=hidden, depth=depth,
-                     n_labels=n_labels, covariates=covariates, attention=attention, heads=heads,
-                     grid=grid, checkpoint=checkpoint)
+        given = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
         self.config = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in given.items()}
         if not len(hidden) == len(attention) > 0:
             raise InputError('unet.attention', f'{len(attention)} for {len(hidden)} levels',
                              'give one per level')
         self.checkpoint, emb = checkpoint, 4*hidden[0]
-        self.embed = Conditioning(hidden[0], n_labels=n_labels, emb=emb, covariates=covariates)
+        kw = dict(n_labels=n_labels, covariates=covariates, regions=regions, time=time)
+        self.embed = Conditioning(hidden[0], emb=emb, **kw)
         self.stem = conv3(in_channels + 3, hidden[0])
         self.bias = nn.Parameter(torch.zeros(hidden[0], *grid)) if grid else None
-        self.levels(hidden, depth, emb, [heads if a else None for a in attention])
+        self.levels(hidden, depth, [heads if a else None for a in attention], emb=emb,
+                    region_masks=region_masks)
         out = zero_init(conv3(hidden[0], out_channels))
         self.out = nn.Sequential(group_norm(hidden[0]), nn.SiLU(), out)
 
 # %% ../nbs/24_unet.ipynb #3d6a9a6e
 @patch
-def levels(self: UNet3d, hidden, depth, emb, heads):
-    "Make the blocks: down, middle, up."
+def levels(self: UNet3d, hidden, depth, heads, **kw):
+    "Make the blocks: down, middle, up; `kw` goes to each."
     self.down, self.up, self.shrink, self.narrow = (nn.ModuleList() for _ in range(4))
     c, last = hidden[0], len(hidden) - 1
     for i, (width, h) in enumerate(zip(hidden, [*heads[:-1], None])):
-        row = [UNetBlock(c if j == 0 else width, width, emb=emb, heads=h) for j in range(depth)]
+        row = [UNetBlock(c if j == 0 else width, width, heads=h, **kw) for j in range(depth)]
         self.down.append(nn.ModuleList(row))
         self.shrink.append(Downsample(width, width) if i < last else nn.Identity())
         c = width
-    self.middle = nn.ModuleList(UNetBlock(c, c, emb=emb, heads=h) for h in (heads[-1], None))
+    self.middle = nn.ModuleList(UNetBlock(c, c, heads=h, **kw) for h in (heads[-1], None))
     for i in range(last, -1, -1):
         width = hidden[i]                                 # each block also gets what its twin made
-        row = [UNetBlock(2*width, width, emb=emb) for _ in range(depth)]
+        row = [UNetBlock(2*width, width, **kw) for _ in range(depth)]
         self.up.append(nn.ModuleList(row))
         self.narrow.append(conv3(width, hidden[i - 1], 1) if i else nn.Identity())
 
@@ -94,23 +101,25 @@ def forward(
     self: UNet3d,
     x,          # (b, in_channels, x, y, z)
     t,          # (b,) times in [0, 1]
-    cond=None,  # None or a dict, see `Conditioning`
+    cond=None,  # None or a dict: see `Conditioning`; region_mask (b, k, x', y', z'), NaN is null
 ):              # (b, out_channels, x, y, z)
     "Raises InputError if the grid is not the one of `bias`."
     if self.bias is not None and x.shape[2:] != self.bias.shape[1:]:
         raise InputError('unet.grid', f'{tuple(x.shape[2:])} is not {tuple(self.bias.shape[1:])}',
                          'use grid=None for other grids')
     def run(block, *args): return checkpointed(block, *args, enabled=self.checkpoint)
+    cond = dict(cond or {})
+    mask = cond.pop('region_mask', None) if self.config['region_masks'] else None
     e, h, kept = self.embed(t, cond), self.stem(with_coords(x)), []
     if self.bias is not None: h = h + self.bias
     for row, shrink in zip(self.down, self.shrink):
         for block in row:
-            h = run(block, h, e)
+            h = run(block, h, e, mask)
             kept.append(h)
         h = shrink(h)
-    for block in self.middle: h = run(block, h, e)
+    for block in self.middle: h = run(block, h, e, mask)
     for row, narrow in zip(self.up, self.narrow):
         if h.shape[2:] != kept[-1].shape[2:]: h = F.interpolate(h, size=kept[-1].shape[2:])
-        for block in row: h = run(block, torch.cat([h, kept.pop()], 1), e)
+        for block in row: h = run(block, torch.cat([h, kept.pop()], 1), e, mask)
         h = narrow(h)
     return self.out(h)

@@ -77,3 +77,29 @@ def test_killed_runs_go_on(home):
         code, _, err = finish(start(home, name, '--resume'))
         assert code == 0 and 'going on after step' in err, err
         assert {n: hashlib.sha256((home/name/n).read_bytes()).hexdigest() for n in names} == want
+
+
+def test_average_chosen_after_training_and_a_transformer(home):
+    "`ema: chosen` and `kind: dit` by config: the saved model is the chosen one, and draws."
+    from fmri_ldm.core import load_tensors
+    from fmri_ldm.latent import LatentDiffusion
+    sets = ['train_denoiser.ema=chosen', 'train_denoiser.steps=32']
+    config = (home/'c.yaml').read_text().replace('network: {hidden: [8, 16], heads: 2}', 'network: {kind: dit, hidden: 24, depth: 1, heads: 2}')
+    (home/'dit.yaml').write_text(config)
+    words = ['run', 'dit.yaml', '--data', 'data', '--out', 'dit', '--mode', 'train', '--device', 'cpu']
+    for text in sets: words += ['--set', text]
+    p = subprocess.run([sys.executable, '-c', START, *words], cwd=home, capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr
+    assert 'average of the weights: spread' in p.stderr
+    folder = home/'dit'/'checkpoints'/'denoiser-averages'
+    assert len(list(folder.glob('ema-*.safetensors'))) == 32
+    model = LatentDiffusion.from_pretrained(home/'dit'/'model', device='cpu')
+    assert model.config()['denoiser']['network']['kind'] == 'dit'
+    assert len(model.generate('a', num_inference_steps=2)) == 1
+    best = load_tensors(home/'dit'/'checkpoints'/'best.safetensors')[0]
+    spread = float(p.stderr.split('spread ')[1].split(',')[0])
+    same = all((model.denoiser.state_dict()[k] == v).all() for k, v in best.items())
+    assert same == (spread == 0)                        # chosen: not the fixed average's weights, unless those won
+    bad = subprocess.run([sys.executable, '-c', START, *words[:1], 'dit.yaml', '--data', 'data', '--out', 'no', '--set', 'denoiser.network.hiden=3'],
+                         cwd=home, capture_output=True, text=True, timeout=300)
+    assert bad.returncode == 2 and 'hidden' in bad.stderr and 'Traceback' not in bad.stderr and not (home/'no').exists()
