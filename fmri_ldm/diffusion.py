@@ -265,7 +265,8 @@ class GaussianDenoiser(nn.Module):
         kind = xt.device.type if xt.device.type in ('cpu', 'cuda') else 'cpu'
         with torch.autocast(kind, enabled=False):
             x, t = xt.flatten(1).to(self.mean.dtype), t.to(self.mean.dtype)
-            label = torch.full((len(x),), -1, device=x.device) if cond is None else cond['label']
+            none = torch.full((len(x),), -1, device=x.device)
+            label = (cond or {}).get('label', none)
             mu = self.class_weights(x, t, label) @ self.mean                        # (b, d)
             a, s2 = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]**2
             r = x - a*mu

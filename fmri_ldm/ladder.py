@@ -23,6 +23,7 @@ def train_arm(
     *, steps, seed=0,
     start=True,         # begin from the Gaussian?
     lr=2e-3, batch_size=16, ema=.99,
+    cbs=(),             # more callbacks
     **settings,         # of `build_denoiser`: network, schedule, target, fade
 ):                      # Denoiser with averaged weights, on the CPU
     "Train one choice with the budget of all others."
@@ -32,7 +33,7 @@ def train_arm(
         if start: den = linear_denoiser(z, cond, held, n_labels=n, **settings)
         else: den = build_denoiser(z.shape[1:], n_labels=n, **settings)
     mean, ramp = EMA(ema), WarmupCosine(steps//10, floor=.02)
-    cbs = [MixedPrecision(auto_precision('cpu')), ClipGrad(1.), ramp, mean]
+    cbs = [MixedPrecision(auto_precision('cpu')), ClipGrad(1.), ramp, mean, *cbs]
     learn = Learner(den, denoising_step, lr=lr, seed=seed, cbs=cbs, device='cpu')
     learn.fit(shuffled(z, cond['label'], batch_size=batch_size, seed=seed), steps)
     return mean.model.eval()

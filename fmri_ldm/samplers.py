@@ -72,14 +72,22 @@ def _velocity(x0, xt, t, schedule):
     a, s, _ = _level(schedule, t)
     return schedule.dalpha(t).item()*x0 + schedule.dsigma(t).item()*(xt - a*x0)/s
 
+def _steep(schedule, *times):
+    "Whether the slope is infinite at one of these times, as on the sigmoid at t=1: DDIM steps."
+    return not all(math.isfinite(schedule.dalpha(t).item()) for t in times)
+
 def euler_step(denoise, xt, t, t_next, st):
     "One straight step along the ODE, in the schedule's own time."
     x0 = denoise(xt, t)
+    if _steep(st.schedule, t): return _move(x0, xt, t, t_next, st), x0
     return xt + (t_next - t).item()*_velocity(x0, xt, t, st.schedule), x0
 
 def heun_step(denoise, xt, t, t_next, st):
     "Euler, then again with the mean of both slopes (Karras et al. 2022, alg. 1); two calls."
     x0 = denoise(xt, t)
+    if _steep(st.schedule, t, t_next):                          # the mean of both answers instead
+        x1 = denoise(_move(x0, xt, t, t_next, st), t_next)
+        return _move((x0 + x1)/2, xt, t, t_next, st), x0
     u, dt = _velocity(x0, xt, t, st.schedule), (t_next - t).item()
     guess = xt + dt*u
     u1 = _velocity(denoise(guess, t_next), guess, t_next, st.schedule)
@@ -88,6 +96,8 @@ def heun_step(denoise, xt, t, t_next, st):
 def midpoint_step(denoise, xt, t, t_next, st):
     "Euler to the middle of the step, then all the way with the slope found there; two calls."
     x0, dt, mid = denoise(xt, t), (t_next - t).item(), (t + t_next)/2
+    if _steep(st.schedule, t):
+        return _move(denoise(_move(x0, xt, t, mid, st), mid), xt, t, t_next, st), x0
     half = xt + dt/2*_velocity(x0, xt, t, st.schedule)
     return xt + dt*_velocity(denoise(half, mid), half, mid, st.schedule), x0
 

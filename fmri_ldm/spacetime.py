@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.q, self.kv = nn.Linear(dim, wide), nn.Linear(context or dim, 2*wide)
         self.out, self.qk_norm = nn.Linear(wide, dim), QKNorm(head_dim)
 
-    def heads_of(self, x, y):                             # q (b, heads, n, d), k and v (b, heads, m, d)
+    def heads_of(self, x, y):                             # (b, heads, n, d), twice (b, heads, m, d)
         def cut(v): return v.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(y).chunk(2, -1)
         return *self.qk_norm(cut(self.q(x)), cut(k)), cut(v)
@@ -166,7 +166,7 @@ class GatedCross(nn.Module):
 
 # %% ../nbs/26_spacetime.ipynb #87c71709
 class TwoStream(nn.Module):
-    "Tokens of time read the places, think, and tell; then time at each place. Starts without effect."
+    "Tokens of time read places, think and tell; then time at each place. Starts without effect."
     def __init__(
         self,
         dim,         # width of spatial features
@@ -289,7 +289,8 @@ def history(
 ):          # (b, frames, emb)
     "What is shown now, plus what was shown 1, 2, ... frames ago; before the run, nothing is known."
     lags, frames = self.config['lags'], design.shape[1]
-    rows = self.design(F.pad(design, (lags - 1, 0), value=-1)).unflatten(-1, (lags, -1))
+    try: rows = self.design(F.pad(design, (lags - 1, 0), value=-1)).unflatten(-1, (lags, -1))
+    except InputError as e: raise InputError('cond.design', e.what, e.todo) from None
     return sum(rows[:, lags - 1 - k:lags - 1 - k + frames, k] for k in range(lags))
 
 # %% ../nbs/26_spacetime.ipynb #b9d6cc57

@@ -23,7 +23,7 @@ from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            text_hash)
-from .diffusion import TARGETS, GaussianDenoiser, choose_rank
+from .diffusion import TARGETS, GaussianDenoiser, choose_rank, to_x0
 from .ema import PowerEMA, choose_ema
 from .latent import (NETWORKS, LatentDiffusion, auto_precision, build_autoencoder,
                              build_denoiser, build_network, denoising_step, trilinear)
@@ -109,6 +109,14 @@ def _schedule(given):
     except TypeError as e:
         raise InputError('denoiser.schedule', f'has a wrong value ({e})', 'give numbers') from None
 
+def _first_step(given):
+    "Refuse a target that says nothing of the data where sampling begins, at t = 1."
+    schedule, one = get_schedule(**given['schedule']), torch.ones(1)
+    try: to_x0(one, one, one, schedule, given['target'])
+    except InputError:
+        what = f'{given["target"]} says nothing at the first step of {schedule.name}'
+        raise InputError('denoiser.target', what, "use 'v', 'x0' or 'edm'") from None
+
 def _network(given, path):
     "A network's settings: the U-Net's in full, another kind's as they are."
     own = DEFAULTS['denoiser']['network']
@@ -136,7 +144,7 @@ def resolve(
     given = config if isinstance(config, dict) else load_yaml(config) if config else {}
     base = DEFAULTS | {'denoiser': DEFAULTS['denoiser'] | {'schedule': {}, 'network': {}},
                        'autoencoder': DEFAULTS['autoencoder'] | {'bottleneck': None}}
-    path = 'config' if isinstance(config, dict) else str(config)
+    path = 'config' if not config or isinstance(config, dict) else str(config)
     out = merge(base, given, path)
     for text in sets: out = set_value(out, text)
     if seed is not None: out['seed'] = seed
@@ -145,6 +153,7 @@ def resolve(
         out['denoiser']['schedule'] = _schedule(out['denoiser']['schedule'])
         out['autoencoder']['bottleneck'] = _bottleneck(out['autoencoder'])
         check_values(out)
+        _first_step(out['denoiser'])
     except InputError as e:
         if not config or isinstance(config, dict): raise
         raise InputError(config, f'{e.path} {e.what}', e.todo) from None
