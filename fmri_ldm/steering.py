@@ -59,7 +59,7 @@ class Inpaint(nn.Module):
         denoiser,  # (xt, t, cond) -> x0
         known,     # (b or 1, c, x, y, z), what the denoiser draws; anything where it is not known
         mask,      # bool, broadcasts to known: True where known
-        *, guided=0, # correction steps for the other voxels, one backward pass each; 0: replace only
+        *, guided=0, # correction steps for the other voxels, one backward pass each; 0: none
     ):
         super().__init__()
         mask = torch.as_tensor(mask).bool().expand(known.shape)
