@@ -130,7 +130,8 @@ class Conditioning(nn.Module):
         cond = cond or {}
         check_keys(cond, ['label', *self.covariates, *['region']*(self.region is not None)], 'cond')
         def get(name, null, *size):
-            return cond[name] if name in cond else torch.full((len(t), *size), null, device=t.device)
+            if name in cond: return cond[name]
+            return torch.full((len(t), *size), null, device=t.device)
         e = self.time(self.waves(t) if self.waves else timestep_embedding(t, self.dim))
         e = e + self.label(get('label', -1))
         for name, part in self.covariates.items(): e = e + part(get(name, math.nan))

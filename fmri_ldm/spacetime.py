@@ -332,7 +332,9 @@ def up(
 
 # %% ../nbs/26_spacetime.ipynb #f1b5989f
 @patch
-def run(self: SpaceTime, block, *args): return checkpointed(block, *args, enabled=self.checkpoint)
+def run(self: SpaceTime, block, *args):
+    "A block, its activations stored or computed twice."
+    return checkpointed(block, *args, enabled=self.checkpoint)
 
 @patch
 def middle(
