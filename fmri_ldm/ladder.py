@@ -24,8 +24,9 @@ def train_arm(
     start=True,         # begin from the Gaussian?
     lr=2e-3, batch_size=16, ema=.99,
     cbs=(),             # more callbacks
+    device='auto',
     **settings,         # of `build_denoiser`: network, schedule, target, fade
-):                      # Denoiser with averaged weights, on the CPU
+):                      # Denoiser with averaged weights, on that device
     "Train one choice with the budget of all others."
     n = int(cond['label'].max()) + 1
     with torch.random.fork_rng(devices=[]):
@@ -33,8 +34,8 @@ def train_arm(
         if start: den = linear_denoiser(z, cond, held, n_labels=n, **settings)
         else: den = build_denoiser(z.shape[1:], n_labels=n, **settings)
     mean, ramp = EMA(ema), WarmupCosine(steps//10, floor=.02)
-    cbs = [MixedPrecision(auto_precision('cpu')), ClipGrad(1.), ramp, mean, *cbs]
-    learn = Learner(den, denoising_step, lr=lr, seed=seed, cbs=cbs, device='cpu')
+    cbs = [MixedPrecision(auto_precision(device)), ClipGrad(1.), ramp, mean, *cbs]
+    learn = Learner(den, denoising_step, lr=lr, seed=seed, cbs=cbs, device=device)
     learn.fit(shuffled(z, cond['label'], batch_size=batch_size, seed=seed), steps)
     return mean.model.eval()
 
@@ -52,9 +53,11 @@ def draw_arm(
         calls.append(len(xt))
         return denoiser(xt, t, cond)
     spacing = 'logsnr' if method.startswith('dpmpp') else 'uniform'
-    guided = Guided(counted, guidance_scale, **guidance)
+    guided, device = Guided(counted, guidance_scale, **guidance), model.device
+    denoiser.to(device)
     with model.half():
-        out = sample(guided, model.start_noise(ids, seed), cond={'label': ids}, method=method,
+        out = sample(guided, model.start_noise(ids, seed).to(device), method=method,
+                     cond={'label': ids.to(device)},
                      schedule=denoiser.schedule, spacing=spacing,
                      num_inference_steps=num_inference_steps, generator=generator(seed, 'ladder'))
     return model.decode(model.stats.decode(out.float())), ids.numpy(), sum(calls)/len(ids)
