@@ -23,12 +23,13 @@ from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            text_hash)
-from .diffusion import TARGETS, GaussianDenoiser, choose_rank, to_x0
+from .diffusion import TARGETS, to_x0
 from .ema import PowerEMA, choose_ema
 from .latent import (NETWORKS, LatentDiffusion, auto_precision, build_autoencoder,
                              build_denoiser, build_network, denoising_step, trilinear)
 from .learner import (EMA, Checkpoint, ClipGrad, Learner, LogCSV, LogJSON, MixedPrecision,
                               NonFinite, Progress, Validate, WarmupCosine, apply, shuffled)
+from .monitor import linear_prior
 from .cache import content_key, load_array
 from .check import check_path
 from .phantom import motor_study
@@ -394,16 +395,15 @@ def encode_latents(self: Study):  # the study itself
 @patch
 def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` is 0
     "The exact denoiser of Gaussian latents; a rank of None is chosen on the validation split."
-    d, z, n = self.config['denoiser'], self.latents, max(len(self.source.labels), 1)
-    y = {k: torch.as_tensor(self.real[k].labels) if self.source.labels else None for k in z}
-    rank, schedule = d['rank'], get_schedule(**d['schedule'])
-    if rank == 0: return None
-    if rank is None and 'val' in z:
-        rank, _ = choose_rank(z['train'], y['train'], z['val'], y['val'], n, schedule=schedule,
-                              slack=.05)                # more directions keep more spread
-        say(f'linear start: {rank} directions, chosen on the validation split')
-    return GaussianDenoiser.fit(z['train'], y['train'], n, schedule=schedule, rank=rank or 16,
-                                shrink=d['shrink'])
+    d, z, n = self.config['denoiser'], self.latents, len(self.source.labels)
+    if d['rank'] == 0: return None
+    cond = {k: {'label': torch.as_tensor(self.real[k].labels)} if n else None for k in z}
+    held = (z['val'], cond['val']) if 'val' in z else None
+    prior = linear_prior(z['train'], cond['train'], held, schedule=get_schedule(**d['schedule']),
+                         n_labels=n, rank=d['rank'], shrink=d['shrink'])
+    if d['rank'] is None and held:
+        say(f'linear start: {prior.rank} directions, chosen on the validation split')
+    return prior
 
 # %% ../nbs/43_study.ipynb #ffa5534b
 @patch
