@@ -172,11 +172,12 @@ def decode(
     *, batch_size=16,
     tile=None,          # latent voxels at once, for large volumes, as in `tiled_decode`
 ):                      # (n, c, x, y, z) float32 volumes on the model's grid, in the user's units
-    "Volumes of latents; `decode(encode(x))` is the reconstruction of x. Raises InputError."
-    out = []
+    "Volumes of latents (the nearest codes of a quantiser). Raises InputError."
+    out, snap = [], getattr(self.autoencoder.bottleneck, 'snap', lambda v: v)
     for part in z.split(batch_size if tile is None else 1):
+        part = snap(part.to(self.device))
         with self.half():
-            x = (self.autoencoder.decode(part.to(self.device)) if tile is None
+            x = (self.autoencoder.decode(part) if tile is None
                  else tiled_decode(self.autoencoder, part, tile=tile))
         out.append(self.scale.decode(x.float().cpu()))
     return torch.cat(out)

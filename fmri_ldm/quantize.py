@@ -341,6 +341,25 @@ def latents(
     "The codes of latents, without gradient; nothing is updated. Raises InputError."
     return self.decode(self.encode(mean))
 
+@patch
+def snap(
+    self: VectorQuantizer,
+    z,  # (b, k, ...) near the codes, such as what a diffusion model draws
+):      # (b, k, ...) the nearest codes
+    "Latents that the decoder has seen. Codes stay as they are. Raises InputError."
+    return self.latents(z)
+
+@patch
+def snap(
+    self: FSQ,
+    z,  # (b, k, ...) near the codes, such as what a diffusion model draws
+):      # (b, k, ...) the nearest codes
+    "Latents that the decoder has seen. Codes stay as they are. Raises InputError."
+    z, low = _latents(z, len(self.levels), 'FSQ'), (self.levels//2).view(-1, *[1]*(z.ndim - 2))
+    rows = (z*(low/self.config['width'])).nan_to_num().round() + low
+    top = (self.levels - 1).view_as(low)
+    return self._units(rows.clamp(min=0).minimum(top) - low)
+
 # %% ../nbs/13_quantize.ipynb #90ccca03
 BOTTLENECKS = dict(vq=VectorQuantizer, fsq=FSQ)
 
