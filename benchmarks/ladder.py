@@ -1,10 +1,11 @@
 """The ladder of chapter 36 at the size of `fmri_ldm demo`: 4 mm, 200 maps of 40 people to train, 60 maps of 12 new people to judge.
 
-python benchmarks/ladder.py OUT [--seeds 0 1 2] [--arms NAME...] [--table]
+python benchmarks/ladder.py OUT [--seeds 0 1 2] [--arms NAME...] [--table] [--new 120]
 
 For each seed: the demo's phantom, split and autoencoder, made once; then each arm trains a denoiser with the demo's budget (600 steps of
 16 latents) and draws 24 maps of each of five movements. What is done stays in OUT, so a run that was cut short goes on. The maps are
-kept (`OUT/maps`), so that other judges can be asked later. Prints a table in markdown.
+kept (`OUT/maps`), so that other judges can be asked later: `--new 120` makes 120 more people of each phantom, ten times as many as the
+demo holds out, and judges all kept maps beside theirs. Prints tables in markdown.
 """
 import argparse
 import json
@@ -15,8 +16,11 @@ import numpy as np
 import torch
 from fmri_ldm.core import generator
 from fmri_ldm.diffusion import GaussianDenoiser
+from fmri_ldm.distances import bandwidths, class_mmd2, density_coverage, mmd2, parcel_features, parcels, precision_recall
 from fmri_ldm.ladder import ASKED, arm_table, draw_arm, judge_arm, train_arm
 from fmri_ldm.monitor import linear_denoiser
+from fmri_ldm.phantom import motor_study
+from fmri_ldm.report import Real, draw_like, pca_gaussian
 from fmri_ldm.study import Study, demo_config, phantom_folder
 
 UNET = dict(hidden=[64, 96])
@@ -71,6 +75,40 @@ def work(study, out, arm, seed):
     print(arm, seed, {k: round(v, 4) for k, v in row.items()}, flush=True)
 
 
+def new_people(study, out, seed, n):
+    "Maps of people of the same phantom whom nothing has seen."
+    file, old = out/f'new_{seed}_{n}.npz', sum(study.config['split']['counts'])
+    if not file.exists():
+        more = motor_study(old + n, seed=seed)
+        rows = [i for i, s in enumerate(more.subjects) if int(s[4:]) > old]
+        x, ids = study.model.volumes([more.image(i) for i in rows], [more.labels[i] for i in rows])
+        np.savez_compressed(file, x=x.numpy().astype('float16'), labels=ids, subjects=[more.subjects[i] for i in rows])
+    with np.load(file) as f: return Real(torch.tensor(f['x']).float(), f['labels'], f['subjects'])
+
+
+def judge_new(study, out, seed, n):
+    "All kept maps of one seed beside the new people's."
+    new, train, mask = new_people(study, out, seed, n), study.real['train'], torch.as_tensor(np.asarray(study.geometry.mask))
+    places = parcels(mask.numpy(), 64, affine=study.geometry.grid_affine)[mask.numpy()]
+    features = lambda x: parcel_features(x[:, 0][:, mask].float(), places)
+    real, rows = features(new.x), {}
+    widths = bandwidths(real[::2])
+    def judge(x, y):
+        f = features(x)
+        (p, r), (d, c) = precision_recall(real, f, k=5), density_coverage(real, f, k=5)
+        within = class_mmd2(f, real, gen_labels=y, real_labels=new.labels)
+        return {k: float(v) for k, v in dict(mmd=mmd2(f, real, bandwidths=widths), class_mmd=within, precision=p, recall=r, density=d,
+                                             coverage=c).items()}
+    ids = np.repeat(np.arange(5), 24)
+    for i in range(3):
+        some = draw_like(train, ids, seed=i)
+        rows.setdefault('real against real: maps of the training people', []).append(judge(train.x[some], train.labels[some]))
+        rows.setdefault('PCA-Gaussian of voxels', []).append(judge(pca_gaussian(train, ids, seed=i), ids))
+    for file in sorted((out/'maps').glob(f'*_{seed}.npz')):
+        with np.load(file) as f: rows[file.stem[:-2].replace('_', ' ').replace('and', '+')] = [judge(torch.tensor(f['x']), f['labels'])]
+    return {k: {m: sum(r[m] for r in v)/len(v) for m in v[0]} for k, v in rows.items()}
+
+
 def show(out):
     "The table of what is there."
     rows = {'real against real': [], 'PCA-Gaussian of voxels': []}
@@ -89,9 +127,15 @@ def main():
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--arms', nargs='+', default=list(ARMS)[:6], choices=list(ARMS))
     p.add_argument('--table', action='store_true', help='only print what is there')
+    p.add_argument('--new', type=int, metavar='N', help='judge what is there beside N new people of each seed')
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    if args.new:
+        rows = {}
+        for seed in args.seeds:
+            for k, v in judge_new(base(args.out, seed), args.out, seed, args.new).items(): rows.setdefault(k, []).append(v)
+        return print(arm_table(rows))
     for seed in [] if args.table else args.seeds:
         study = base(args.out, seed)
         for arm in ('Gaussian of latents', *args.arms): work(study, args.out, arm, seed)

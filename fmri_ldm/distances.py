@@ -113,7 +113,12 @@ def bandwidths(
 ):         # list of float
     "Kernel widths from the median heuristic, on the reference alone."
     real, = _rows(real)
-    return [m*float(torch.pdist(real).median()) for m in multiples]
+    return _widths(torch.pdist(real), multiples)
+
+def _widths(far, multiples=(.5, 1., 2.)):
+    "Multiples of the median of the distances `far`."
+    middle = float(far.median())
+    return [m*middle for m in multiples]
 
 def _rbf(d2, widths):
     "Mean of Gaussian kernels of squared distances."
@@ -134,12 +139,21 @@ def mmd2(
     bandwidths=None,  # kernel widths; None: 0.5, 1 and 2 median distances within real
 ):         # float; 0 on average where both come from one distribution, so it can be negative; <= 2
     "Squared maximum mean discrepancy, unbiased, with a mixture of Gaussian kernels."
-    return float(_unbiased(*_pooled(gen, real, bandwidths))[0])
+    gen, real = _both(gen, real)
+    far = torch.pdist(real)
+    widths = bandwidths or _widths(far)
+    k = lambda d: _rbf(d.square(), widths).mean()
+    return float(k(torch.pdist(gen)) + k(far) - 2*k(torch.cdist(gen, real)))
+
+def _both(gen, real):
+    "Rows of both; ValueError if a side has no pair."
+    gen, real = _rows(gen, real)
+    if min(len(gen), len(real)) < 2: raise ValueError('needs at least two samples on each side')
+    return gen, real
 
 def _pooled(gen, real, widths):
     "Kernel matrix of both samples, and the row that says which are generated."
-    gen, real = _rows(gen, real)
-    if min(len(gen), len(real)) < 2: raise ValueError('needs at least two samples on each side')
+    gen, real = _both(gen, real)
     z = torch.cat([gen, real])
     side = (torch.arange(len(z)) < len(gen)).double()[None]
     return _rbf(torch.cdist(z, z).square(), widths or bandwidths(real)), side
@@ -202,12 +216,12 @@ def frechet(
     gen, real = _rows(gen, real)
     n, d = min(len(gen), len(real)), gen.shape[1]
     if n <= d: raise ValueError(f'{d} features need more than {n} samples; use coarser parcels')
-    a, b = torch.cov(gen.T).reshape(d, d), torch.cov(real.T).reshape(d, d)
-    val, vec = torch.linalg.eigh(b)
-    root = vec*val.clamp_min(0).sqrt()@vec.T
-    cross = torch.linalg.eigvalsh(root@a@root).clamp_min(0).sqrt().sum()
-    shift = (gen.mean(0) - real.mean(0)).square().sum()
-    return max(0., float(shift + a.trace() + b.trace() - 2*cross))
+    shift, a, b = gen.mean(0) - real.mean(0), gen - gen.mean(0), real - real.mean(0)
+    aa, bb, n, m = a.T@a, b.T@b, len(a) - 1, len(b) - 1        # n and m times the covariances
+    root, singular = torch.linalg.cholesky_ex(aa)
+    if singular: root = torch.linalg.qr(a, mode='r').R.T
+    cross = torch.linalg.eigvalsh(root.T@bb@root).clamp_min(0).sqrt().sum()/(n*m)**.5
+    return max(0., float(shift.square().sum() + aa.trace()/n + bb.trace()/m - 2*cross))
 
 # %% ../nbs/30_distances.ipynb #69f7a984
 def c2st(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'CHOICES', 'QUICK', 'check_values', 'resolve', 'new_folder', 'differing', 'same_config', 'Study',
            'plain_names', 'sidecar', 'write_samples', 'machine', 'apart', 'finish', 'run', 'demo_config',
-           'phantom_folder', 'medians', 'demo', 'generate', 'load_report', 'evaluate', 'check', 'inspect', 'view']
+           'phantom_folder', 'medians', 'demo', 'training_study', 'audit_samples', 'generate', 'load_report',
+           'evaluate', 'check', 'inspect', 'view']
 
 # %% ../nbs/43_study.ipynb #435c4217
 import gc
@@ -33,6 +34,7 @@ from .monitor import linear_prior
 from .cache import content_key, load_array
 from .check import check_path
 from .phantom import motor_study
+from .privacy import audit as find_copies, audit_metrics, plot_pairs
 from .report import (Real, build_report, compare_reports, judge_reconstruction,
                              judge_samples, machine_name, report_figures, write_report)
 from .quantize import build_bottleneck
@@ -521,7 +523,30 @@ def about(self: Study):  # two dicts
                       parameters=n, steps={k: c[f'train_{k}']['steps']
                                            for k in ('autoencoder', 'denoiser')})
 
-# %% ../nbs/43_study.ipynb #135b51c2
+# %% ../nbs/43_study.ipynb #57554988
+@patch
+def audit(
+    self: Study,
+    x,      # (n, 1, x, y, z) generated volumes
+):          # Audit
+    "Look for training volumes among generated ones."
+    real = self.real
+    return find_copies(x, real['train'], real.get('test'), mask=self.geometry.mask,
+                       names=self.source.labels, seed=self.config['seed'])
+
+@patch
+def pairs(
+    self: Study,
+    copies, # Audit
+    x,      # the volumes that it saw
+):          # {name: Figure}
+    "The nearest pairs as a figure of the report."
+    if not copies.pairs: return {}
+    g = self.geometry
+    return {'nearest_training_volumes': plot_pairs(copies, x, self.real['train'], mask=g.mask,
+                                                   affine=g.grid_affine)}
+
+# %% ../nbs/43_study.ipynb #2602e00d
 def machine():  # text
     "What this ran on, with the largest memory of this process so far."
     try: import resource
@@ -538,12 +563,15 @@ def report(self: Study):  # the report, a dict
     metrics = judge_samples(real['train'], real['test'], self.gens, mask=g.mask, seed=c['seed'],
                             affine=g.grid_affine, names=self.source.labels, **c['report'])
     metrics.update(self.judge_decoder())
+    copies = self.audit(x := torch.cat([x for x, _ in self.gens]))
+    metrics.update(audit_metrics(copies))
     data, model = self.about()
     rep = build_report(metrics, seed=c['seed'], data=data, model=model, machine=machine(),
-                       seconds=round(time.monotonic() - self.start, 1))
+                       seconds=round(time.monotonic() - self.start, 1), notes=copies.reasons)
+    rep['audit'] = copies.to_dict()
     figs = report_figures(real['test'], self.gens[0], self.source.labels, affine=g.grid_affine,
                           train=real['train'])
-    write_report(self.out, rep, figs, title=c['title'])
+    write_report(self.out, rep, figs | self.pairs(copies, x), title=c['title'])
     self.model.write_card(self.out/'model', card=self.card(), report=rep)
     return rep
 
@@ -680,7 +708,41 @@ def demo(
     if others: result['median'] = medians([out, *others.values()])
     return result
 
-# %% ../nbs/43_study.ipynb #17afacd8
+# %% ../nbs/43_study.ipynb #215dd8e0
+def training_study(
+    path,       # model folder; a run's `model` has the run's config beside it
+    model,      # LatentDiffusion
+    out,        # folder of the samples
+    against,    # folder or table of the training data; None: the run's
+):              # Study with its data loaded
+    "The data that an audit compares with. Raises InputError."
+    own = (path.parent/'config.yaml').is_file()
+    if not own and against is None:
+        what = f'{path} holds no training data'
+        raise InputError('audit', what, 'name them with --against DATA, or name a run folder')
+    cfg = resolve(path.parent/'config.yaml' if own else dict(split=dict(fractions=[1., 0., 0.])))
+    if against is not None: cfg['data']['path'] = str(against)
+    study = Study(cfg, path.parent if own else out, mode='train', device=model.device.type)
+    study.source = study.deal(open_source(cfg['data']['path'], labels=cfg['data']['labels'],
+                                          **cfg['data']['options']))
+    level = cfg['data']['level']
+    if level is not None: study.source = level_images(study.source, level)
+    study.geometry = model.geometry
+    return study.load()
+
+def audit_samples(
+    study,  # of `training_study`
+    x,      # (n, 1, x, y, z) generated volumes
+    out,    # folder for `audit.json`
+):          # {'audit': lines}, and {'problems'} where there are copies
+    "Audit new samples and write what was found."
+    copies = study.audit(x)
+    study.tidy()
+    save_json(copies.to_dict(), Path(out)/'audit.json')
+    lines = dict(audit=copies.reasons)
+    return lines | (dict(problems=copies.reasons[:1]) if copies.verdict == 'fail' else {})
+
+# %% ../nbs/43_study.ipynb #551171c6
 def generate(
     model,                      # model folder, or a run folder that holds one
     out,                        # folder for the NIfTI files
@@ -690,12 +752,15 @@ def generate(
     num_inference_steps=None,   # the model's own if None
     guidance_scale=None,        # the model's own if None
     device='auto',
+    audit=False,                # look for training volumes among them; writes `audit.json`
+    against=None,               # the training data for that; None: those that the run names
 ):                              # dict for people
     "Write synthetic volumes of a saved model. Raises InputError."
     path, steps, scale = Path(model), num_inference_steps, guidance_scale
     if not (path/'config.json').is_file() and (path/'model').is_dir(): path = path/'model'
     ldm = LatentDiffusion.from_pretrained(path, device=device)
     ids, out = ldm.label_ids(label, n), new_folder(out)
+    study = training_study(path, ldm, out, against) if audit or against else None
     if steps is not None and steps < 1: raise InputError('steps', f'is {steps}', 'give 1 or more')
     if scale is not None and not (ldm.labels and math.isfinite(scale)):
         raise InputError('guidance', f'is {scale}; ' + ('no number' if ldm.labels else 'no labels'),
@@ -704,9 +769,10 @@ def generate(
     suffix = load_json(path/'config.json').get('suffix', 'statmap')
     x = ldm.generate_volumes(label, n, seed=seed)
     paths = write_samples(ldm, out, x, ids, seed=seed, suffix=suffix)
-    return dict(folder=str(out), files=len(paths), labels=[label] if label else ldm.labels)
+    done = dict(folder=str(out), files=len(paths), labels=[label] if label else ldm.labels)
+    return done | (audit_samples(study, x, out) if study else {})
 
-# %% ../nbs/43_study.ipynb #551171c6
+# %% ../nbs/43_study.ipynb #0d7f25a6
 def load_report(
     run,    # run folder
 ):          # dict
@@ -728,7 +794,8 @@ def evaluate(
     if against is not None: return dict(compare=compare_reports(a, load_report(against)))
     rows = {k: dict(value=m['value'], real=m['floor'], pca=m['baselines'].get('pca_gaussian'),
                     met=m.get('met')) for k, m in a['metrics'].items()}
-    return dict(verdict=a['verdict'].splitlines(), metrics=rows)
+    more = {'audit': a['audit']['reasons']} if 'audit' in a else {}
+    return dict(verdict=a['verdict'].splitlines(), metrics=rows) | more
 
 # %% ../nbs/43_study.ipynb #086b04fb
 def check(
