@@ -5,7 +5,8 @@ python benchmarks/ladder.py OUT [--seeds 0 1 2] [--arms NAME...] [--table] [--ne
 For each seed: the demo's phantom, split and autoencoder, made once; then each arm trains a denoiser with the demo's budget (600 steps of
 16 latents) and draws 24 maps of each of five movements. What is done stays in OUT, so a run that was cut short goes on. The maps are
 kept (`OUT/maps`), so that other judges can be asked later: `--new 120` makes 120 more people of each phantom, ten times as many as the
-demo holds out, and judges all kept maps beside theirs. Prints tables in markdown.
+demo holds out, and judges all kept maps beside theirs: the distances of chapter 30, and the random forest of chapter 30a, which looks at
+the quantiles of a map's voxels (area under the ROC curve, 0.5: cannot tell). Prints tables in markdown.
 """
 import argparse
 import json
@@ -17,6 +18,7 @@ import torch
 from fmri_ldm.core import generator
 from fmri_ldm.diffusion import GaussianDenoiser
 from fmri_ldm.distances import bandwidths, class_mmd2, density_coverage, mmd2, parcel_features, parcels, precision_recall
+from fmri_ldm.features import c2st_forest, histogram_features
 from fmri_ldm.ladder import ASKED, arm_table, draw_arm, judge_arm, train_arm
 from fmri_ldm.monitor import linear_denoiser
 from fmri_ldm.phantom import motor_study
@@ -91,19 +93,29 @@ def judge_new(study, out, seed, n):
     new, train, mask = new_people(study, out, seed, n), study.real['train'], torch.as_tensor(np.asarray(study.geometry.mask))
     places = parcels(mask.numpy(), 64, affine=study.geometry.grid_affine)[mask.numpy()]
     features = lambda x: parcel_features(x[:, 0][:, mask].float(), places)
-    real, rows = features(new.x), {}
+    shape = lambda x: histogram_features(x[:, 0][:, mask])
+    first = np.isin(new.subjects, np.unique(new.subjects)[::2])     # the forest learns half of them, the others are its floor
+    real, some_shape, rows = features(new.x), shape(new.x[torch.as_tensor(first)]), {}
     widths = bandwidths(real[::2])
-    def judge(x, y):
+    def forest(x, who): return c2st_forest(shape(x), some_shape, groups=np.array([*map(str, who), *new.subjects[first]]))
+    def judge(x, y, who=None):
         f = features(x)
         (p, r), (d, c) = precision_recall(real, f, k=5), density_coverage(real, f, k=5)
         within = class_mmd2(f, real, gen_labels=y, real_labels=new.labels)
         return {k: float(v) for k, v in dict(mmd=mmd2(f, real, bandwidths=widths), class_mmd=within, precision=p, recall=r, density=d,
-                                             coverage=c).items()}
-    ids = np.repeat(np.arange(5), 24)
+                                             coverage=c, forest=forest(x, range(len(x)) if who is None else who)).items()}
+    ids, floor = np.repeat(np.arange(5), 24), []
     for i in range(3):
         some = draw_like(train, ids, seed=i)
-        rows.setdefault('real against real: maps of the training people', []).append(judge(train.x[some], train.labels[some]))
+        rows.setdefault('real against real: maps of the training people', []).append(
+            judge(train.x[some], train.labels[some], train.subjects[some]))
+        others = Real(new.x[torch.as_tensor(~first)], new.labels[~first], new.subjects[~first])
+        fresh = draw_like(others, ids, seed=i)
+        floor.append(forest(others.x[fresh], others.subjects[fresh]))
+        back = study.model.decode(study.model.encode(train.x[some]))
+        rows.setdefault('the same, encoded and decoded', []).append(judge(back, train.labels[some], train.subjects[some]))
         rows.setdefault('PCA-Gaussian of voxels', []).append(judge(pca_gaussian(train, ids, seed=i), ids))
+    rows['other new people (forest only)'] = [dict(forest=sum(floor)/len(floor))]
     for file in sorted((out/'maps').glob(f'*_{seed}.npz')):
         with np.load(file) as f: rows[file.stem[:-2].replace('_', ' ').replace('and', '+')] = [judge(torch.tensor(f['x']), f['labels'])]
     return {k: {m: sum(r[m] for r in v)/len(v) for m in v[0]} for k, v in rows.items()}

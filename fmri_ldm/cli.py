@@ -219,9 +219,13 @@ def show(
     result,           # dict
     *, as_json=False, # JSON instead of lines?
 ):
-    "Print a result to stdout."
+    "Print a result to stdout; a `summary` says verdict and metrics in the words of its maker."
     result = plain(result)
-    print(json.dumps(result, indent=1, allow_nan=False) if as_json else '\n'.join(lines(result)))
+    told = result.pop('summary', None)
+    if as_json: return print(json.dumps(result, indent=1, allow_nan=False))
+    if told is not None: print(told)
+    print('\n'.join(lines({k: v for k, v in result.items()
+                           if told is None or k not in ('verdict', 'metrics')})))
 
 # %% ../nbs/44_cli.ipynb #ff1bc463
 PATH_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError,

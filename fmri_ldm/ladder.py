@@ -72,7 +72,8 @@ def judge_arm(
     **kw,       # of `judge_samples`
 ):              # {metric: value}, the same of real maps, the same of the PCA-Gaussian
     "One number for each question of `ASKED`."
-    kw = dict(n_perm=20, mask=model.geometry.mask, affine=model.geometry.grid_affine) | kw
+    kw = dict(n_perm=20, mask=model.geometry.mask, affine=model.geometry.grid_affine,
+              only=ASKED) | kw
     got = judge_samples(real['train'], real['test'], [(x, labels)], names=model.labels, **kw)
     values = [(e['value'], e['floor'], e['baselines'].get('pca_gaussian'))
               for e in (got[k] for k in ASKED)]

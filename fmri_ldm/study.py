@@ -35,8 +35,11 @@ from .cache import content_key, load_array
 from .check import check_path
 from .phantom import motor_study
 from .privacy import audit as find_copies, audit_metrics, plot_pairs
-from .report import (Real, build_report, compare_reports, judge_reconstruction,
-                             judge_samples, machine_name, report_figures, write_report)
+from .features import IndependentLatents
+from .figures import plot_training
+from .judge import judge_reconstruction, judge_samples
+from .report import (Real, build_report, check_report, compare_page, compare_reports,
+                             machine_name, report_figures, text_summary, write_report)
 from .quantize import build_bottleneck
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
@@ -557,11 +560,19 @@ def machine():  # text
     return f'{machine_name()}; peak memory {peak:.1f} GiB'
 
 @patch
+def vae_prior(self: Study):  # (x, labels) like the first generated set
+    "The autoencoder without diffusion: latents whose entries know nothing of each other."
+    train, labels = self.real['train'], self.gens[0][1]
+    prior = IndependentLatents.fit(self.model.encode(train.x), train.labels)
+    return self.model.decode(prior.sample(labels, seed=self.config['seed'])), labels
+
+@patch
 def report(self: Study):  # the report, a dict
     "Judge the samples and the decoder; write `report.json` and `report.html`."
     c, g, real = self.config, self.geometry, self.real
     metrics = judge_samples(real['train'], real['test'], self.gens, mask=g.mask, seed=c['seed'],
-                            affine=g.grid_affine, names=self.source.labels, **c['report'])
+                            affine=g.grid_affine, names=self.source.labels,
+                            baselines={'vae_prior': self.vae_prior()}, **c['report'])
     metrics.update(self.judge_decoder())
     copies = self.audit(x := torch.cat([x for x, _ in self.gens]))
     metrics.update(audit_metrics(copies))
@@ -571,6 +582,8 @@ def report(self: Study):  # the report, a dict
     rep['audit'] = copies.to_dict()
     figs = report_figures(real['test'], self.gens[0], self.source.labels, affine=g.grid_affine,
                           train=real['train'])
+    log = self.out/'losses.csv'
+    if log.is_file(): figs['training'] = plot_training(log)
     write_report(self.out, rep, figs | self.pairs(copies, x), title=c['title'])
     self.model.write_card(self.out/'model', card=self.card(), report=rep)
     return rep
@@ -779,23 +792,24 @@ def load_report(
     "The `report.json` of a run, looked over. Raises InputError."
     path = Path(run)/'report.json'
     if not path.is_file(): raise InputError(run, 'holds no report.json', 'name a finished run')
-    rep, need = load_json(path), {'value', 'ci', 'floor', 'baselines', 'better'}
-    try: ok = all(need <= {*m} for m in rep['metrics'].values()) and isinstance(rep['verdict'], str)
-    except (KeyError, TypeError, AttributeError): ok = False
-    if not ok: raise InputError(path, 'is no report', 'name a finished run')
-    return rep
+    return check_report(load_json(path), path)
 
 def evaluate(
     run,            # run folder
     *, against=None,# another run folder
 ):                  # dict for people
-    "What the report of a run says; beside another run's, if one is given. Raises InputError."
+    "What a run's report says, or how it compares (`comparison.html`, too). Raises InputError."
     a = load_report(run)
-    if against is not None: return dict(compare=compare_reports(a, load_report(against)))
+    if against is not None:
+        b, names = load_report(against), [Path(r).resolve().name for r in (run, against)]
+        with atomic(Path(run)/'comparison.html') as page:
+            page.write_text(compare_page(a, b, names=names), encoding='utf-8')
+        return dict(compare=compare_reports(a, b), page=str(Path(run)/'comparison.html'))
     rows = {k: dict(value=m['value'], real=m['floor'], pca=m['baselines'].get('pca_gaussian'),
                     met=m.get('met')) for k, m in a['metrics'].items()}
     more = {'audit': a['audit']['reasons']} if 'audit' in a else {}
-    return dict(verdict=a['verdict'].splitlines(), metrics=rows) | more
+    told = dict(verdict=a['verdict'].splitlines(), metrics=rows, summary=text_summary(a))
+    return told | more
 
 # %% ../nbs/43_study.ipynb #086b04fb
 def check(

@@ -12,23 +12,25 @@ def attr():
     return pytest.importorskip('captum').attr
 
 
-def normal(*shape, name=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(name)).double()
+def normal(*shape, name=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(name))
 
 
 @pytest.fixture(params=[MBConvNet, ResNet3d])
 def net(request):
-    "A network with weights that do something, in double precision."
+    "A network with weights that do something."
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = request.param(3, 2)
         for p in net.parameters(): p.data += .1*torch.randn_like(p)
-    return net.double().eval()
+    return net.eval()
 
 
 X, T = normal(4, 2, 7, 6, 5, name=1), torch.tensor([0, 2, 1, 1])
 
 
-def close(a, b): return torch.allclose(a, b, rtol=1e-6, atol=1e-8)
+def close(a, b):
+    "To single precision: the networks divide by small standard deviations."
+    return bool((a - b).abs().max() <= 1e-5 + 2e-5*b.abs().max())
 
 
 def test_input_x_gradient(attr, net):
