@@ -264,13 +264,15 @@ def _grow_prior(prior, k, z, ids, share):
     if z is None or ids is None:
         raise InputError('z', 'is missing', 'the Gaussian start needs latents of the new classes')
     for i in range(n, n + k):
-        if not (ids == i).any(): raise InputError('ids', f'hold no sample of class {i}', 'give some')
+        if not (ids == i).any():
+            raise InputError('ids', f'hold no sample of class {i}', 'give one or more')
     x, ids = z.flatten(1).to(prior.mean), ids.to(prior.mean.device)
     mean = torch.stack([x[ids == n + i].mean(0) for i in range(k)])
     kw = dict(prior.to_dict(), n_labels=n + k)
     new = GaussianDenoiser(prior.schedule, **kw).to(prior.mean)
     weight = torch.cat([prior.weight*(1 - k*share), prior.weight.new_full((k,), share)])
-    new.load_state_dict(prior.state_dict() | dict(mean=torch.cat([prior.mean, mean]), weight=weight))
+    mean = torch.cat([prior.mean, mean])
+    new.load_state_dict(prior.state_dict() | dict(mean=mean, weight=weight))
     return new
 
 # %% ../nbs/42_finetune.ipynb #5490f80b
