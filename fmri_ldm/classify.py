@@ -377,7 +377,8 @@ def classification_scores(
     subjects, out = np.arange(len(y)) if subjects is None else np.asarray(subjects), {}
     for name in names or SCORES:
         def f(i): return np.mean([SCORES[name](y[i], p[i]) for p in proba])
-        out[name] = (float(f(np.arange(len(y)))), *bootstrap_ci(f, subjects, n_boot=n_boot, seed=seed))
+        ci = bootstrap_ci(f, subjects, n_boot=n_boot, seed=seed)
+        out[name] = (float(f(np.arange(len(y)))), *ci)
     return out
 
 # %% ../nbs/32_classify.ipynb #9e9f2fc3

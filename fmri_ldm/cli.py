@@ -134,9 +134,11 @@ def evaluate(
     study,           # module that does the work
     run,             # run folder
     *, against=None, # another run folder, to compare with
+    again=False,     # draw and judge anew, though there is a report
+    device='auto',   # cpu, cuda, mps or auto; for judging anew
 ):                   # dict
-    "Show the report of a run, or compare two runs."
-    return study.evaluate(run, against=against)
+    "Show the report of a run (made first, if only training was done), or compare two runs."
+    return study.evaluate(run, against=against, again=again, device=device)
 
 # %% ../nbs/44_cli.ipynb #e3f2a652
 def check(

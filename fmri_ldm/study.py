@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'CHOICES', 'QUICK', 'check_values', 'resolve', 'new_folder', 'differing', 'same_config', 'Study',
            'plain_names', 'sidecar', 'write_samples', 'machine', 'apart', 'finish', 'run', 'demo_config',
            'phantom_folder', 'medians', 'demo', 'training_study', 'audit_samples', 'generate', 'load_report',
-           'evaluate', 'check', 'inspect', 'view']
+           'judge_run', 'evaluate', 'check', 'inspect', 'view']
 
 # %% ../nbs/43_study.ipynb #435c4217
 import gc
@@ -794,11 +794,24 @@ def load_report(
     if not path.is_file(): raise InputError(run, 'holds no report.json', 'name a finished run')
     return check_report(load_json(path), path)
 
+def judge_run(
+    folder, # run folder with a trained model
+    *, device='auto',
+):          # dict, as `run` gives
+    "Draw and judge anew, from the data that the folder's config names. Raises InputError."
+    config = Path(folder)/'config.yaml'
+    if not config.is_file(): raise InputError(folder, 'holds no config.yaml', 'name a run folder')
+    return run(config, None, folder, mode='evaluate', device=device)
+
 def evaluate(
     run,            # run folder
     *, against=None,# another run folder
+    again=False,    # draw and judge anew, with this version
+    device='auto',  # for that
 ):                  # dict for people
     "What a run's report says, or how it compares (`comparison.html`, too). Raises InputError."
+    trained = all((Path(run)/f).is_file() for f in ('model/config.json', 'config.yaml'))
+    if again or trained and not (Path(run)/'report.json').is_file(): judge_run(run, device=device)
     a = load_report(run)
     if against is not None:
         b, names = load_report(against), [Path(r).resolve().name for r in (run, against)]

@@ -134,7 +134,7 @@ class Bind:
 @pytest.mark.parametrize('words', [
     'demo --quick --out o --seed 1 --seeds 2 --resume --device cpu', 'run c.yaml --data d', 'train --config c.yaml --data d --set a.b=1',
     'run c.yaml --data d --out o --mode evaluate --resume --set a=1 --set b=2 --seed 1 --device cpu', 'view a b --out o.png',
-    'generate --model m --out o --label l --n 2 --seed 1 --steps 3 --guidance 1.5 --device cpu --audit --against d', 'evaluate r --against s',
+    'generate --model m --out o --label l --n 2 --seed 1 --steps 3 --guidance 1.5 --device cpu --audit --against d', 'evaluate r --against s', 'evaluate r --again --device cpu',
     'check p --max-gb 2', 'check --config c.yaml', 'inspect m'])
 def test_study_takes_what_the_command_line_gives(words):
     assert cli.main(words.split(), study=Bind()) == 0
