@@ -306,6 +306,10 @@ MEANING |= {
     'glm_slope': 'Slope of generated on held-out condition maps; below 1: effects too weak.',
     'rsa': 'Rank correlation of the dissimilarities between conditions.',
     'psnr': 'Peak signal-to-noise ratio of held-out volumes after encoding and decoding, dB.',
+    'copies_found': 'Generated volumes that are copies of training volumes, also flipped, shifted, '
+                    'scaled or noisy.',
+    'membership_auc': 'How well the distance to the nearest generated volume tells training people '
+                      'from others; 0.5: not at all. A Gaussian that copies nobody may reach 1.',
     'ssim': 'Structural similarity of the same volumes; 1 is perfect.'}
 
 # %% ../nbs/35_report.ipynb #9c0b1dac
