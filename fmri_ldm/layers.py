@@ -26,7 +26,7 @@ class Conv3d(nn.Conv3d):
     "`nn.Conv3d`, in float32 on a CPU where an axis has one or two voxels."
     def forward(self, x):                                 # (b, ci, x, y, z) -> (b, co, x', y', z')
         if x.device.type != 'cpu' or min(x.shape[2:]) > 2: return super().forward(x)
-        with torch.autocast('cpu', enabled=False): return super().forward(x.float())
+        with torch.autocast('cpu', enabled=False): return super().forward(x.to(self.weight.dtype))
 
 def conv3(
     ci,        # channels in
