@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['clean_text', 'InputError', 'existing_file', 'say', 'in_test', 'budget', 'best_device', 'text_hash', 'file_hash',
-           'generator', 'seed_everything', 'atomic', 'plain', 'load_json', 'save_json', 'load_yaml', 'save_yaml',
-           'nearest', 'check_keys', 'merge', 'set_value', 'save_tensors', 'load_tensors']
+           'generator', 'seed_everything', 'atomic', 'on_fuse', 'sweep', 'append_text', 'Terminated', 'end_gently',
+           'plain', 'load_json', 'save_json', 'load_yaml', 'save_yaml', 'nearest', 'check_keys', 'merge', 'set_value',
+           'save_tensors', 'load_tensors']
 
 # %% ../nbs/00_core.ipynb #da55769c
-import copy, difflib, hashlib, json, math, os, random, re, secrets, sys
-from contextlib import contextmanager
+import copy, difflib, errno, hashlib, json, math, os, random, re, secrets, shutil, signal, sys
+import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -134,22 +136,93 @@ def seed_everything(
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #5d0354f6
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+def _cannot_write(path, e):
+    "The InputError for an OSError of a disk that is full, broken or locked; else the error."
+    if e.errno not in _FULL: return e
+    return InputError(path, f'cannot be written: {e.strerror}',
+                      'free some space; what was there before is whole')
+
+def _flush(path):
+    "Have a file's bytes, or a folder's entries, on the disk."
+    f = os.open(path, os.O_RDONLY)
+    try: os.fsync(f)
+    except OSError as e:
+        if e.errno in _FULL: raise                        # some folders know no fsync
+    finally: os.close(f)
+
 @contextmanager
 def atomic(
     path,  # the file to be written; its folder is made if need be
-):         # gives a temporary Path in the same folder, with the same ending
-    "Write to a temporary file that takes the place of `path` if, and only if, all went well."
+):         # gives a temporary Path with the same ending
+    "Write a file that takes the place of `path` if, and only if, all went well. Raises InputError."
     path = Path(path)
     if path.is_dir(): raise InputError(path, 'is a folder', 'name a file')
     try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(path.parent, e.strerror, 'choose another folder') from None
-    tmp = path.with_name(f'.{secrets.token_hex(6)}{path.name[-60:]}')
+    except OSError as e: raise InputError(path.parent, e.strerror, 'choose another folder') from None
+    near = path.with_name(f'.tmp-{secrets.token_hex(6)}-{path.name[-60:]}')
+    tmp = Path(tempfile.gettempdir())/near.name if on_fuse(path.parent) else near
     try:
         yield tmp
-        with open(tmp, 'rb') as f: os.fsync(f.fileno())
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+        if tmp != near: _carry(tmp, near)
+        if os.name == 'posix': _flush(near)
+        os.replace(near, path)
+        if os.name == 'posix': _flush(path.parent)
+    except OSError as e: raise _cannot_write(path, e) from None
+    finally:
+        for p in {near, tmp}: p.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #a4ba761a
+def on_fuse(
+    path,                   # a folder, or a file in it
+    *, mounts='/proc/mounts',
+):                          # bool
+    "Whether a path lies on a FUSE mount, as Google Drive does on Colab; such drives write late."
+    try: table = [line.split() for line in open(mounts, encoding='utf-8', errors='replace')]
+    except OSError: return False                          # no Linux
+    path, best = os.path.realpath(path), (0, '')
+    for _, point, kind, *_ in table:
+        point = point.encode().decode('unicode_escape')   # a blank is \040
+        if os.path.commonpath([path, point]) == point: best = max(best, (len(point), kind))
+    return best[1].startswith('fuse') and best[1] not in ('fuseblk', 'fuse.fuse-overlayfs')
+
+def _carry(
+    source, # a local file
+    target, # where to copy it; its folder lies on a FUSE mount
+):
+    "Copy a file and read it back, three times if need be. Raises InputError."
+    for _ in range(3):
+        with open(source, 'rb') as a, open(target, 'wb') as b: shutil.copyfileobj(a, b, 2**20)
+        _flush(target)
+        if file_hash(source) == file_hash(target): return
+    raise InputError(target.parent, 'gives back other bytes than were written', 'use another drive')
+
+def sweep(
+    folder,     # where a process was killed; only call this when nobody else writes there
+    *, name='', # only temporaries of files whose names end so
+):              # how many files were removed
+    "Remove the temporary files that `atomic` left in a folder when it was killed."
+    old = [p for p in Path(folder).glob('.tmp-????????????-*') if p.name.endswith(name[-60:])]
+    for p in old: p.unlink(missing_ok=True)
+    return len(old)
+
+# %% ../nbs/00_core.ipynb #e956e032
+def append_text(
+    path, # file to write to; its folder is there
+    text, # whole lines
+):
+    "Append to a text file. Raises InputError if the disk is full."
+    try:
+        with open(path, 'a', newline='', encoding='utf-8') as f: f.write(text)
+    except OSError as e: raise _cannot_write(path, e) from None
+
+class Terminated(KeyboardInterrupt): "The process was asked to end (SIGTERM), as by a cluster."
+
+def end_gently():
+    "Let SIGTERM raise Terminated, as Ctrl-C raises KeyboardInterrupt, so that work can be saved."
+    def end(signum, frame): raise Terminated
+    with suppress(ValueError): signal.signal(signal.SIGTERM, end)      # not in the main thread
 
 # %% ../nbs/00_core.ipynb #4c6350be
 def plain(
@@ -300,13 +373,24 @@ def set_value(
     return merge(config, over, path)
 
 # %% ../nbs/00_core.ipynb #c7cae125
+def _digest(tensors, meta):
+    "SHA-256 of tensors and of the text that describes them."
+    import torch
+    h = hashlib.sha256((meta or '').encode())
+    for k in sorted(tensors):
+        v = tensors[k].detach().cpu().contiguous()
+        h.update(json.dumps([k, str(v.dtype), list(v.shape)]).encode())
+        h.update(memoryview(v.reshape(-1).view(torch.uint8).numpy()))
+    return h.hexdigest()
+
 def save_tensors(
     tensors,    # {name: tensor or array}; views and shared tensors are allowed
     path,       # file to write, .safetensors
     meta=None,  # dict that describes them; a copy is written beside, as .json
 ):
-    "Write tensors and their description to one safetensors file, atomically."
+    "Write tensors and their description to one safetensors file, atomically. Raises InputError."
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     out, seen = {}, set()
     for k, v in tensors.items():
@@ -314,8 +398,13 @@ def save_tensors(
         memory = v.untyped_storage().data_ptr()
         out[k] = v.clone() if memory in seen else v
         seen.add(memory)
-    header = None if meta is None else dict(meta=json.dumps(plain(meta), allow_nan=False))
-    with atomic(path) as tmp: save_file(out, tmp, header)
+    text = None if meta is None else json.dumps(plain(meta), allow_nan=False)
+    header = dict(sha256=_digest(out, text), **({} if text is None else dict(meta=text)))
+    try:
+        with atomic(path) as tmp: save_file(out, tmp, header)
+    except SafetensorError as e:
+        todo = 'free some space; what was there before is whole'
+        raise InputError(path, f'cannot be written: {e}', todo) from None
     if meta is not None: save_json(meta, Path(path).with_suffix('.json'))
 
 # %% ../nbs/00_core.ipynb #4917334a
@@ -329,7 +418,10 @@ def load_tensors(
     try:
         with safe_open(path, framework='pt', device=str(device)) as f:
             meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        if 'meta' in meta: return tensors, json.loads(meta['meta'])
+        text = meta.get('meta')
+        if meta.get('sha256') not in (None, _digest(tensors, text)):
+            raise ValueError('its SHA-256 is another')
+        if text is not None: return tensors, json.loads(text)
     except (SafetensorError, ValueError, OSError) as e:
         raise InputError(path, f'not a whole safetensors file ({e})', 'get it anew') from None
     beside = path.with_suffix('.json')
