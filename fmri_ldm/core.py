@@ -374,9 +374,9 @@ def set_value(
 
 # %% ../nbs/00_core.ipynb #c7cae125
 def _digest(tensors, meta):
-    "SHA-256 of tensors and of the text that describes them."
+    "SHA-256 of tensors and of what describes them."
     import torch
-    h = hashlib.sha256((meta or '').encode())
+    h = hashlib.sha256(json.dumps(meta).encode())
     for k in sorted(tensors):
         v = tensors[k].detach().cpu().contiguous()
         h.update(json.dumps([k, str(v.dtype), list(v.shape)]).encode())
@@ -398,10 +398,10 @@ def save_tensors(
         memory = v.untyped_storage().data_ptr()
         out[k] = v.clone() if memory in seen else v
         seen.add(memory)
-    text = None if meta is None else json.dumps(plain(meta), allow_nan=False)
-    header = dict(sha256=_digest(out, text), **({} if text is None else dict(meta=text)))
+    meta = None if meta is None else json.loads(json.dumps(plain(meta), allow_nan=False))
+    head = json.dumps(dict(meta=meta, sha256=_digest(out, meta)))
     try:
-        with atomic(path) as tmp: save_file(out, tmp, header)
+        with atomic(path) as tmp: save_file(out, tmp, dict(fmri_ldm=head))   # one key: no order
     except SafetensorError as e:
         todo = 'free some space; what was there before is whole'
         raise InputError(path, f'cannot be written: {e}', todo) from None
@@ -417,12 +417,13 @@ def load_tensors(
     path = existing_file(path)
     try:
         with safe_open(path, framework='pt', device=str(device)) as f:
-            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        text = meta.get('meta')
-        if meta.get('sha256') not in (None, _digest(tensors, text)):
-            raise ValueError('its SHA-256 is another')
-        if text is not None: return tensors, json.loads(text)
-    except (SafetensorError, ValueError, OSError) as e:
+            head, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        if 'fmri_ldm' in head:
+            head = json.loads(head['fmri_ldm'])
+            if head['sha256'] != _digest(tensors, head['meta']): raise ValueError('bad SHA-256')
+            if head['meta'] is not None: return tensors, head['meta']
+        elif head and 'format' not in head: raise ValueError('unknown header')   # not Hugging Face's
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
         raise InputError(path, f'not a whole safetensors file ({e})', 'get it anew') from None
     beside = path.with_suffix('.json')
     return tensors, load_json(beside) if beside.is_file() else {}

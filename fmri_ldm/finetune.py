@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAYERS', 'START', 'METHODS', 'RATES', 'matching', 'freeze', 'thaw', 'trainable', 'FrozenNorms', 'param_groups',
            'Adapter', 'LowRank', 'NewRows', 'adapters', 'add_lora', 'merge_lora', 'fingerprint', 'lora_state',
-           'save_lora', 'load_lora', 'label_table', 'grow_labels', 'add_labels', 'prepare', 'replayed', 'mixed', 'tune',
-           'finetune']
+           'save_lora', 'load_lora', 'label_table', 'grow_labels', 'add_labels', 'prepare', 'told', 'replayed', 'mixed',
+           'tune', 'with_labels', 'adapt', 'finetune']
 
 # %% ../nbs/42_finetune.ipynb #9e7eeb54
 import copy, hashlib, torch
@@ -336,16 +336,22 @@ def prepare(
         _replace(denoiser, f'{name}.rows', NewRows(table.rows, list(new)))
     return denoiser
 
+def told(
+    model, # LatentDiffusion
+    ids,   # (n,) class numbers
+):         # {name: (n, ...) tensor} on the CPU; {} for a model that is told nothing
+    "The conditions of training data, whose covariates are unknown."
+    return {k: v.cpu() for k, v in (model.conditions(ids) or {}).items()}
+
 def replayed(
-    model,  # LatentDiffusion with labels
+    model,  # LatentDiffusion
     n=16,   # samples of each label
     *, seed=0,
 ):          # latents of unit size, and their conditions
     "Data for replay that the model draws itself (Shin et al. 2017)."
     ids = model.label_ids(None, n)
     z = model.sample_latents(ids, seed=seed)
-    z = model.stats.encode(z.to(model.device)).cpu()
-    return z, {k: v.cpu() for k, v in model.conditions(ids).items()}
+    return model.stats.encode(z.to(model.device)).cpu(), told(model, ids)
 
 # %% ../nbs/42_finetune.ipynb #97e59b27
 def mixed(
@@ -359,14 +365,14 @@ def mixed(
         z, cond = part
         get = shuffled(z, *cond.values(), batch_size=size, seed=seed)
         def data(i):
-            z, *c = get(i)
-            return z, dict(zip(cond, c))
+            z, *c = get(i) if cond else (get(i),)
+            return z, dict(zip(cond, c)) or None
         return data
     if old is None: return rows(new, batch_size)
     a, b = rows(new, batch_size//2), rows(old, batch_size - batch_size//2)
     def data(i):
         (za, ca), (zb, cb) = a(i), b(i)
-        return torch.cat([za, zb]), {k: torch.cat([v, cb[k]]) for k, v in ca.items()}
+        return torch.cat([za, zb]), ca and {k: torch.cat([v, cb[k]]) for k, v in ca.items()}
     return data
 
 def tune(
@@ -389,27 +395,50 @@ def tune(
 # %% ../nbs/42_finetune.ipynb #af05a03b
 RATES = dict(lora=1e-2, full=1e-3, labels=3e-2)
 
-def finetune(
-    model,         # LatentDiffusion with labels; stays as it is
-    images, labels, # nibabel images on its grid, and a name for each, new or known
-    *, method='lora', # one of `METHODS`
-    steps=200,
-    lr=None,       # None: that of `RATES`
-    replay=0,      # samples of each old label that the model draws for itself
-    seed=0,
-    **kw,          # of `prepare`: rank, targets
-):                 # LatentDiffusion, ready for `save_pretrained`
-    "Train a model on further images; names that it does not have become classes."
+def with_labels(
+    model,  # LatentDiffusion; stays as it is
+    labels, # a name for each sample, new or known; all None for a model without labels
+    z=None, # their latents of unit size, for a Gaussian start
+):          # (LatentDiffusion that knows them all, (n,) class numbers, numbers of the new classes)
+    "The start of fine-tuning: names that the model does not have become classes. InputError."
+    if not model.labels: return copy.copy(model), model.label_ids(None, len(labels)), []
     names = [k for k in dict.fromkeys(labels) if k not in model.labels]
     known = [*model.labels, *names]
     ids = torch.tensor([known.index(k) for k in labels])
-    z = model.stats.encode(model.encode(model.volumes(images)[0]).to(model.device)).cpu()
     new = add_labels(model, names, z, ids) if names else copy.copy(model)
+    return new, ids, [known.index(k) for k in names]
+
+def adapt(
+    model,         # LatentDiffusion, from `with_labels`; stays as it is
+    data,          # function step -> (latents, conditions), e.g. `mixed`
+    new=(),        # numbers of new classes
+    *, method='lora', # one of `METHODS`
+    lr=None,       # None: that of `RATES`
+    rank=4,        # of LoRA
+    targets='*',   # layers of LoRA
+    **kw,          # of `tune`: steps, seed, cbs, rates
+):                 # LatentDiffusion, ready for `save_pretrained`
+    "Train a copy of a model's denoiser by one of the methods. Raises InputError."
+    den = prepare(copy.deepcopy(model.denoiser), method, new, rank=rank, targets=targets)
+    out = copy.copy(model)
+    out.denoiser = tune(den, data, lr=lr or RATES[method], device=model.device, **kw)
+    out.hash = None
+    return out
+
+# %% ../nbs/42_finetune.ipynb #8ce3747c
+def finetune(
+    model,         # LatentDiffusion; stays as it is
+    images, labels, # nibabel images on its grid, and a name for each, new or known
+    *, method='lora', # one of `METHODS`
+    steps=200,
+    replay=0,      # samples of each old label that the model draws for itself
+    seed=0,
+    **kw,          # of `adapt` and `tune`: lr, rank, targets, cbs
+):                 # LatentDiffusion, ready for `save_pretrained`
+    "Train a model on further images; names that it does not have become classes."
+    check_keys([method], METHODS, 'method')
+    z = model.stats.encode(model.encode(model.volumes(images)[0]).to(model.device)).cpu()
+    new, ids, fresh = with_labels(model, labels, z)
     old = replayed(model, replay, seed=seed) if replay else None
-    fresh = [known.index(k) for k in names]
-    den = prepare(copy.deepcopy(new.denoiser), method, fresh, **kw)
-    cond = {k: v.cpu() for k, v in new.conditions(ids).items()}
-    new.hash, data = None, mixed((z, cond), old, seed=seed)
-    new.denoiser = tune(den, data, steps=steps, seed=seed, lr=lr or RATES[method],
-                        device=model.device)
-    return new
+    data = mixed((z, told(new, ids)), old, seed=seed)
+    return adapt(new, data, fresh, method=method, steps=steps, seed=seed, **kw)

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['HOOKS', 'apply', 'shuffled', 'Callback', 'Learner', 'Checkpoint', 'LogCSV', 'LogJSON', 'Record', 'EMA', 'cut',
-           'Accumulate', 'ClipGrad', 'NonFinite', 'MixedPrecision', 'WarmupCosine', 'Progress', 'TimeLimit', 'Validate']
+           'Accumulate', 'Ahead', 'ClipGrad', 'NonFinite', 'MixedPrecision', 'WarmupCosine', 'Progress', 'TimeLimit',
+           'Validate']
 
 # %% ../nbs/07_learner.ipynb #8fc84d72
-import copy, csv, json, math, signal, threading, time, torch
+import copy, csv, io, json, math, os, secrets, signal, sys, threading, time, torch
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from fastcore.basics import patch
-from .core import (InputError, atomic, best_device, generator, in_test, load_tensors, say,
-                           save_tensors, text_hash)
+from . import __version__
+from .core import (InputError, append_text, atomic, best_device, generator, in_test,
+                           load_tensors, say, save_tensors, sweep, text_hash)
 
 # %% ../nbs/07_learner.ipynb #4932da69
 def apply(
@@ -26,18 +29,28 @@ def apply(
     if isinstance(batch, (tuple, list)): return type(batch)(apply(f, v) for v in batch)
     return batch
 
+class _Shuffled:
+    "See `shuffled`."
+    def __init__(self, tensors, size, seed): self.tensors, self.size, self.seed = tensors, size, seed
+
+    def rows(self, step):
+        n = len(self.tensors[0])
+        epoch, i = divmod(step, n//self.size)
+        order = torch.randperm(n, generator=generator(self.seed, 'epoch', epoch))
+        return order[i*self.size:(i + 1)*self.size]
+
+    def __call__(self, step):
+        rows = self.rows(step)
+        return self.tensors[0][rows] if len(self.tensors) == 1 else tuple(
+            x[rows] for x in self.tensors)
+
 def shuffled(
     *tensors,     # each (n, ...)
     batch_size,   # rows in a batch; n if that is less
     seed=0,
-):                # function step -> batch; a tuple if there are several tensors
+):                # function step -> batch, a tuple if there are several tensors; .rows(step)
     "Batches by step number: the order within an epoch depends on (seed, epoch) alone."
-    n, size = len(tensors[0]), min(batch_size, len(tensors[0]))
-    def data(step):
-        epoch, i = divmod(step, n//size)
-        rows = torch.randperm(n, generator=generator(seed, 'epoch', epoch))[i*size:(i + 1)*size]
-        return tensors[0][rows] if len(tensors) == 1 else tuple(x[rows] for x in tensors)
-    return data
+    return _Shuffled(tensors, min(batch_size, len(tensors[0])), seed)
 
 # %% ../nbs/07_learner.ipynb #d058343e
 HOOKS = ('before_fit', 'before_step', 'before_backward', 'after_backward', 'after_step',
@@ -63,18 +76,21 @@ def _reseed(device, *names):
 
 @contextmanager
 def _no_interrupt():
-    "Hold back Ctrl-C until the block is done; a second one comes through."
-    held, old = [], signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or old in (None, signal.SIG_IGN):
+    "Hold back Ctrl-C, and a SIGTERM that is caught, until the block is done; not a second one."
+    ours = (signal.SIGINT, signal.SIGTERM)
+    old = {s: f for s in ours if callable(f := signal.getsignal(s))}
+    if threading.current_thread() is not threading.main_thread() or not old:
         yield
         return
+    held = []
     def hold(signum, frame):
-        if held: raise KeyboardInterrupt
+        if held: old[signum](signum, frame)
         held.append(signum)
-    signal.signal(signal.SIGINT, hold)
+    for s in old: signal.signal(s, hold)
     try: yield
-    finally: signal.signal(signal.SIGINT, old)
-    if held: raise KeyboardInterrupt
+    finally:
+        for s, f in old.items(): signal.signal(s, f)
+    if held: old[held[0]](held[0], None)
 
 def _scaler(device='cuda', **kw):
     "A GradScaler; its place in torch moved in version 2.3."
@@ -185,15 +201,22 @@ class Checkpoint(Callback):
         meta=None,       # dict to keep in the .json
     ):
         self.path, self.every, self.resume, self.meta = Path(path), every, resume, meta or {}
+        self.before = self.path.with_name(f'{self.path.stem}-previous{self.path.suffix}')
 
     def before_fit(self, learn):
-        if self.resume and learn.done == 0 and self.path.is_file(): self.restore(learn)
+        if learn.main: sweep(self.path.parent, name=self.path.name)   # of an earlier, killed fit
+        there = self.path.is_file() or self.before.is_file()
+        if self.resume and learn.done == 0 and there: self.restore(learn)
 
     def after_step(self, learn):
         if learn.done % self.every == 0 and learn.done < learn.n_steps: self.save(learn)
 
     def after_fit(self, learn):
-        if learn.done and not learn.torn: self.save(learn)
+        if not learn.done or learn.torn: return
+        with _no_interrupt(): self.save(learn)
+        e = sys.exc_info()[1]
+        if isinstance(e, KeyboardInterrupt) and not e.args:
+            e.args = f'step {learn.done} is kept in {self.path}',
 
 # %% ../nbs/07_learner.ipynb #9d9afb54
 def _named(cbs):
@@ -205,21 +228,42 @@ def _named(cbs):
         yield name + (str(seen[name]) if seen[name] > 1 else ''), cb
 
 @patch
+def keep_old(self: Checkpoint):
+    "Give the checkpoint that is about to be replaced a second name."
+    if not self.path.is_file(): return
+    tmp = self.path.with_name(f'.tmp-{secrets.token_hex(6)}-{self.path.name}')
+    try: os.link(self.path, tmp)
+    except OSError: return os.replace(self.path, self.before)         # no links on this drive
+    os.replace(tmp, self.before)
+
+@patch
 def save(self: Checkpoint, learn):
-    "Write the checkpoint, atomically."
+    "Write the checkpoint, atomically. Raises InputError."
     out = {f'model.{k}': v for k, v in learn.model.state_dict().items()}
     for i, s in learn.opt.state_dict()['state'].items():
         out.update({f'opt.{i}.{k}': torch.as_tensor(v) for k, v in s.items() if v is not None})
     for name, cb in _named(learn.cbs):
         out.update({f'{name}.{k}': v for k, v in cb.state().items()})
     meta = dict(step=learn.done, seed=learn.seed, opt=type(learn.opt).__name__)
-    save_tensors(out, self.path, {**self.meta, **meta})
+    if not learn.main: return
+    self.keep_old()
+    save_tensors(out, self.path, {**self.meta, **meta, 'version': __version__})
 
 # %% ../nbs/07_learner.ipynb #1531c634
 @patch
+def read(self: Checkpoint):
+    "Tensors and description of the last whole checkpoint. Raises InputError."
+    try: return load_tensors(self.path)
+    except InputError as e:
+        try: found = load_tensors(self.before)
+        except InputError: raise e from None
+        if self.path.is_file(): say(f'{e.path}: {e.what}; the one before it is whole')
+        return found
+
+@patch
 def restore(self: Checkpoint, learn):
     "Bring a learner to the state in the file. Raises InputError."
-    tensors, meta = load_tensors(self.path)
+    tensors, meta = self.read()
     def part(name):
         return {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + '.')}
     opt = dict(learn.opt.state_dict(), state={})           # rates come from the present settings
@@ -227,7 +271,8 @@ def restore(self: Checkpoint, learn):
         i, key = k.split('.', 1)
         opt['state'].setdefault(int(i), {})[key] = v
     try:
-        if meta['opt'] != type(learn.opt).__name__: raise ValueError(f'optimizer {meta["opt"]}')
+        for k, now in dict(opt=type(learn.opt).__name__, version=__version__).items():
+            if meta.get(k, now) != now: raise ValueError(f'it is of {k} {meta[k]}, this is {now}')
         learn.model.load_state_dict(part('model'))
         learn.opt.load_state_dict(opt)
         for name, cb in _named(learn.cbs): cb.load(part(name))
@@ -235,10 +280,11 @@ def restore(self: Checkpoint, learn):
     except (RuntimeError, ValueError, KeyError) as e:
         todo = 'use the same settings, or a new folder'
         raise InputError(self.path, f'does not fit: {e}', todo) from None
+    learn.stop |= any(getattr(cb, 'ended', False) for cb in learn.cbs)
     if meta.get('seed') != learn.seed: say(f'{self.path}: was begun with seed {meta.get("seed")}')
     say(f'{self.path}: going on after step {learn.done}')
 
-# %% ../nbs/07_learner.ipynb #0c8a4ffb
+# %% ../nbs/07_learner.ipynb #dd55791f
 class LogCSV(Callback):
     "Append step, stage, loss and logs to a table without times, equal for equal runs."
     order = 60
@@ -256,9 +302,11 @@ class LogCSV(Callback):
         if learn.done % self.every: return
         numbers = {k: f'{v:.6g}' for k, v in learn.numbers().items()}
         row = dict(step=learn.done, stage=self.stage, **numbers)
+        if not learn.main: return
         if not set(row) <= set(self.columns): self.begin(learn, row)
-        with open(self.path, 'a', newline='', encoding='utf-8') as f:
-            csv.DictWriter(f, self.columns, lineterminator='\n').writerow(row)
+        line = io.StringIO()
+        csv.DictWriter(line, self.columns, lineterminator='\n').writerow(row)
+        append_text(self.path, line.getvalue())
 
 # %% ../nbs/07_learner.ipynb #302b6ca8
 @patch
@@ -287,9 +335,18 @@ class LogJSON(Callback):
     ):
         self.path, self.stage, self.every = Path(path), stage, every
 
-    def before_fit(self, learn):
-        self.start = time.monotonic()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def before_fit(self, learn): self.start, self.begun = time.monotonic(), False
+
+    def begin(self, learn):
+        "Leave out torn lines, and steps that are yet to come."
+        lines = self.path.read_text(encoding='utf-8').splitlines() if self.path.is_file() else []
+        def keeps(line):
+            try: row = json.loads(line)
+            except ValueError: return False
+            return row['stage'] != self.stage or row['step'] < learn.done
+        with atomic(self.path) as tmp:
+            tmp.write_text(''.join(f'{k}\n' for k in lines if keeps(k)), encoding='utf-8')
+        self.begun = True
 
     def after_step(self, learn):
         if learn.done % self.every: return
@@ -297,7 +354,9 @@ class LogJSON(Callback):
                    seconds=round(time.monotonic() - self.start, 3),
                    lr=learn.opt.param_groups[0]['lr'])
         row.update({k: v if math.isfinite(v) else None for k, v in learn.numbers().items()})
-        with open(self.path, 'a', encoding='utf-8') as f: f.write(json.dumps(row) + '\n')
+        if not learn.main: return
+        if not self.begun: self.begin(learn)
+        append_text(self.path, json.dumps(row) + '\n')
 
 class Record(Callback):
     "Keep the loss of every step in memory, for a figure: `.steps`, `.losses`."
@@ -368,6 +427,43 @@ class Accumulate(Callback):
 
     def before_step(self, learn): learn.parts = cut(learn.batch, self.n)
 
+# %% ../nbs/07_learner.ipynb #35301ca8
+class _Steps(torch.utils.data.Dataset):
+    "Batches by step number, for a DataLoader; an InputError travels as an object."
+    def __init__(self, data): self.data = data
+    def __getitem__(self, step):
+        try: return self.data(step)
+        except InputError as e: return e
+
+class Ahead:
+    "A function step -> batch whose batches worker processes make in advance. Raises InputError."
+    def __init__(
+        self,
+        data,     # function step -> batch; where processes do not fork, it must be picklable
+        workers,  # processes; 0: none
+        *, pin=False, # page-locked memory, for copies to a CUDA device
+    ):
+        self.data, self.workers, self.it, self.next = data, workers, None, None
+        self.pin = pin and torch.cuda.is_available()
+        if hasattr(data, 'rows'): self.rows = data.rows
+
+    def __call__(self, step):
+        if not self.workers: return self.data(step)
+        try:
+            if step != self.next: self.it = iter(torch.utils.data.DataLoader(
+                _Steps(self.data), sampler=count(step), batch_size=None, pin_memory=self.pin,
+                num_workers=self.workers, generator=torch.Generator()))    # not the step's noise
+            batch, self.next = next(self.it), step + 1
+        except (RuntimeError, OSError, EOFError) as e:     # also what a broken pipe says
+            what = f'a process that makes batches ended ({str(e).splitlines()[0]})'
+            raise InputError('num_workers', what, 'is memory short? take fewer, or 0') from None
+        if isinstance(batch, InputError): raise batch
+        return batch
+
+    def close(self):
+        "End the workers."
+        self.it = self.next = None
+
 # %% ../nbs/07_learner.ipynb #253c4ba6
 class ClipGrad(Callback):
     "Shorten the gradient to a length of `max_norm` at most; its length is logged as `grad_norm`."
@@ -384,19 +480,43 @@ class ClipGrad(Callback):
 class NonFinite(Callback):
     "Stop before a loss or gradient that is not finite reaches the weights. Raises InputError."
     order = 40
+    def __init__(
+        self,
+        names=None,  # of the rows that data.rows(step) numbers, e.g. files, to name bad ones
+    ):
+        self.names = names
+
     def refuse(self, learn, what):
-        "Say which step, and what helps."
-        raise InputError(f'step {learn.done + 1}', f'the {what} is not finite',
+        "Say which step, which term, which files, and what helps."
+        raise InputError(f'step {learn.done + 1}', f'the {what} is not finite' + self.files(learn),
                          'lower lr, add ClipGrad(1.) or a warm-up, look for bad or unscaled inputs')
 
     def before_backward(self, learn):
-        if not math.isfinite(learn.part_loss.item()): self.refuse(learn, 'loss')
+        if math.isfinite(learn.part_loss.item()): return
+        bad = [k for k, v in learn.logs.items() if not torch.as_tensor(v).isfinite().all()]
+        self.refuse(learn, 'loss' + (f' ({", ".join(bad)})' if bad else ''))
 
     def after_backward(self, learn):
         if learn.scaler.is_enabled(): return              # fp16: such a step is skipped by itself
         norm = learn.logs.get('grad_norm')
         if norm is None: norm = torch.nn.utils.clip_grad_norm_(learn.params, math.inf)
-        if not math.isfinite(norm): self.refuse(learn, 'gradient')
+        if math.isfinite(norm): return
+        bad = [k for k, p in learn.model.named_parameters()
+               if p.grad is not None and not p.grad.isfinite().all()]
+        self.refuse(learn, f'gradient (of {bad[0]} and {len(bad) - 1} more)')
+
+@patch
+def files(self: NonFinite, learn):  # text
+    "The rows of the batch whose numbers are not finite; else all of them."
+    if self.names is None or not hasattr(learn.data, 'rows'): return ''
+    rows, bad = learn.data.rows(learn.done).tolist(), set()
+    def look(x):
+        if x.ndim and len(x) == len(rows) and x.is_floating_point():
+            bad.update((~x.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist())
+    apply(look, learn.batch)
+    some = list(dict.fromkeys(self.names[rows[i]] for i in (sorted(bad) or range(len(rows)))))
+    more = f' and {len(some) - 3} more' if len(some) > 3 else ''
+    return f'; {"bad" if bad else "batch of"} {", ".join(map(str, some[:3]))}{more}'
 
 # %% ../nbs/07_learner.ipynb #61dc64db
 class MixedPrecision(Callback):
@@ -492,7 +612,7 @@ def after_step(self: Progress, learn):
             self.bar.comment = f'{self.stage} {text}'
             self.bar.update(here)
     except Exception: self.bar = None                     # a bar is never worth a run
-    if not self.bar: say(f'{self.stage} {learn.done}/{learn.n_steps}  {text}  {left:.0f} s left')
+    if not self.bar and learn.main: say(f'{self.stage} {learn.done}/{learn.n_steps}  {text}  {left:.0f} s left')
 
 class TimeLimit(Callback):
     "End the fit after the step in which its `seconds` ran out."
@@ -508,7 +628,7 @@ class TimeLimit(Callback):
     def after_step(self, learn):
         if time.monotonic() < self.end or learn.done >= learn.n_steps: return
         learn.stop = True
-        say(f'time limit of {self.seconds:g} s: stopped after step {learn.done} of {learn.n_steps}')
+        if learn.main: say(f'time limit of {self.seconds:g} s: stopped after step {learn.done} of {learn.n_steps}')
 
 # %% ../nbs/07_learner.ipynb #00e32e02
 class Validate(Callback):
@@ -537,13 +657,16 @@ class Validate(Callback):
         loss = learn.logs['val_loss'] = torch.stack(losses).mean()
         learn._numbers = None                             # logs have grown
         self.old = 0 if loss < self.low else self.old + 1
-        if self.old == 0: self.keep(model, learn.done, loss.item())
-        learn.stop |= bool(self.patience and self.old >= self.patience)
+        if self.old == 0: self.keep(model, learn.done, loss.item(), learn.main)
+        learn.stop |= self.ended
 
-    def keep(self, model, step, loss):
+    @property
+    def ended(self): return bool(self.patience and self.old >= self.patience)
+
+    def keep(self, model, step, loss, main=True):
         "Remember the best weights so far."
         self.low = loss
-        if self.best: save_tensors(model.state_dict(), self.best, dict(step=step, val_loss=loss))
+        if self.best and main: save_tensors(model.state_dict(), self.best, dict(step=step, val_loss=loss))
 
     def state(self): return dict(low=torch.tensor(self.low).double(), old=torch.tensor(self.old))
     def load(self, state): self.low, self.old = state['low'].item(), int(state['old'])
