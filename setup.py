@@ -35,7 +35,9 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split(),
-                    'hub': cfg['hub_requirements'].split()},
+                    'hub': cfg['hub_requirements'].split(),
+                    'train': cfg['train_requirements'].split(),
+                    'log': cfg['log_requirements'].split()},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
