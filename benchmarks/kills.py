@@ -70,7 +70,7 @@ def fingerprint(out):
     files = {n: hashlib.sha256((out/n).read_bytes()).hexdigest() for n in SAME}
     rows = [json.loads(line) for line in (out/'log.jsonl').read_text().splitlines()]
     for r in rows: del r['time'], r['seconds']
-    return files | {'log.jsonl': rows, 'temporaries': [p.name for p in out.rglob('.tmp-*')]}
+    return files | {'log.jsonl': rows, 'temporaries': [str(p.relative_to(out)) for p in out.rglob('.tmp-*')]}
 
 
 def stage_of(out):

@@ -62,9 +62,11 @@ def existing_file(
 
 # %% ../nbs/00_core.ipynb #725855e6
 def say(
-    msg,  # one line of progress
+    msg,             # one line of progress
+    *, always=False, # also in the other processes of a launch on several devices?
 ):
     "Print one line to stderr at once; stdout is kept for results."
+    if not always and os.environ.get('RANK', '0') != '0': return
     print(clean_text(msg, 2000), file=sys.stderr, flush=True)
 
 # %% ../nbs/00_core.ipynb #8a28edba

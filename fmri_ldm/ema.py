@@ -58,7 +58,8 @@ class PowerEMA(Callback):
         for gamma, mean in zip(self.gammas, self.averages):
             beta = (1 - 1/learn.done)**(gamma + 1)
             torch._foreach_lerp_([mean[k] for k in self.source], new, 1 - beta)
-        if learn.done % self.every == 0 or learn.done == learn.n_steps: self.keep(learn.done)
+        due = learn.done % self.every == 0 or learn.done == learn.n_steps
+        if due and (learn.main or not self.folder): self.keep(learn.done)
 
 # %% ../nbs/28_ema.ipynb #f40dac5c
 @patch

@@ -235,6 +235,7 @@ def keep_old(self: Checkpoint):
     try: os.link(self.path, tmp)
     except OSError: return os.replace(self.path, self.before)         # no links on this drive
     os.replace(tmp, self.before)
+    tmp.unlink(missing_ok=True)                           # two names of one file: nothing is moved
 
 @patch
 def save(self: Checkpoint, learn):

@@ -26,6 +26,7 @@ from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
                            load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
                            sweep, text_hash)
+from .devices import devices, is_main, world
 from .diffusion import TARGETS, to_x0
 from .ema import PowerEMA, choose_ema
 from .latent import (NETWORKS, LatentDiffusion, auto_precision, build_autoencoder,
@@ -180,7 +181,8 @@ def new_folder(
     "A folder to write into. InputError if it holds anything; with `resume`, anything but a run."
     out = Path(out)
     if out.exists() and not out.is_dir(): raise InputError(out, 'is a file', 'name a new folder')
-    if not (out.is_dir() and any(p.name != '.lock' for p in out.iterdir())): return out
+    if not out.is_dir() or all(p.name.startswith(('.lock', '.tmp-')) for p in out.iterdir()):
+        return out                                          # at most what a kill left
     known = (out/'config.yaml').is_file()
     if resume and known: return out
     if resume: raise InputError(out, 'holds files, but no run to go on with', 'name a new folder')
@@ -193,6 +195,9 @@ def alone(
     *, resume=False,# see `new_folder`
 ):
     "Keep a run folder for this process, and sweep it. InputError if another is at work in it."
+    if not is_main():
+        yield
+        return
     Path(out).mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(out)/'.lock', timeout=0)
     try: lock.acquire()
@@ -222,7 +227,7 @@ def differing(
     return out
 
 _LATER = ('title', 'sampling', 'report')        # what may change when the weights are there
-_FREE = ('training.num_workers', 'training.save_every')     # what changes no weight
+_FREE = tuple(f'training.{k}' for k in ('num_workers', 'save_every', 'accumulate'))
 
 def _other_place(a, b):
     "Whether two paths are there and are not the same; a folder that was moved is no other one."
@@ -251,7 +256,9 @@ class Study:
         device='auto',
     ):
         check_keys([mode], ('train', 'evaluate', 'both'), 'mode')
-        self.config, self.out, self.mode, self.device = config, Path(out), mode, best_device(device)
+        self.config, self.out, self.mode = config, Path(out), mode
+        self.devices = devices(device)                      # of a launch by torchrun, or None
+        self.device = self.devices.accelerator.device if self.devices else best_device(device)
         self.start, self.stage, self.first = time.monotonic(), 0, {}
         self.stages = dict(train=3, evaluate=3, both=5)[mode]
 
@@ -259,6 +266,12 @@ class Study:
         "Announce the next stage."
         self.stage += 1
         say(f'[{self.stage}/{self.stages}] {text} ({time.monotonic() - self.start:.0f} s)')
+
+    def wait(self, last=False):
+        "Wait for the other processes of a launch, if any; `last`: they part."
+        if self.devices: self.devices.meet(self.devices.accelerator.wait_for_everyone)
+        if self.devices and last: self.devices.accelerator.end_training()
+        return self
 
     def weights(self, stage, which):
         "Path of a stage's checkpoint, 'last' (to go on) or 'best' (on held-out data)."
@@ -364,6 +377,7 @@ def callbacks(
            Checkpoint(self.weights(stage, 'last'), every=t['save_every'],
                       meta=dict(stage=stage, data=self.key, begun_with=self.begun_with()))]
     if t['accumulate'] > 1: cbs.append(Accumulate(t['accumulate']))
+    if self.devices: cbs.append(self.devices)
     if held is None: return cbs
     parts = self.held_batches(stage, held)
     return [*cbs, Validate(parts, every=c['every'], ema=ema, best=self.weights(stage, 'best'),
@@ -420,7 +434,7 @@ def train(
     finally: data.close()
     final = ema.model
     if held is not None and best.is_file(): final.load_state_dict(load_tensors(best)[0])
-    else: save_tensors(final.state_dict(), best, dict(stage=stage, step=learn.done))
+    elif is_main(): save_tensors(final.state_dict(), best, dict(stage=stage, step=learn.done))
     if chosen: self.choose(final, step, self.held_batches(stage, held), more[0].snapshots)
     return final.requires_grad_(False).eval()
 
@@ -520,6 +534,7 @@ def fit_denoiser(self: Study):  # the study itself
     step = partial(denoising_step, dropout=self.config['train_denoiser']['label_dropout'])
     data = {k: (v, torch.as_tensor(self.real[k].labels)) if n else (v,) for k, v in z.items()}
     self.model.denoiser = self.train(den, step, data['train'], data.get('val'), stage='denoiser')
+    if not is_main(): return self
     self.model.save_pretrained(self.out/'model', card=self.card())
     file = self.out/'model'/'config.json'               # names of samples end like those of a run
     save_json(load_json(file) | {'suffix': self.config['sampling']['suffix']}, file)
@@ -700,15 +715,16 @@ def finish(
 ):          # dict for people
     "The stages after `open`: read, train, generate, judge; as far as the study's mode goes."
     out = study.out
-    save_yaml(study.config, out/'config.yaml')
-    study.load()
+    if is_main(): save_yaml(study.config, out/'config.yaml')
+    study.wait().load()
     if study.mode != 'evaluate':
         study.say('train the autoencoder')
         study.fit_autoencoder().encode_latents()
         study.say('train the denoiser')
         study.fit_denoiser()
+    study.wait(last=True)
     done = dict(folder=str(out), model=str(out/'model'))
-    if study.mode == 'train': return done
+    if study.mode == 'train' or not is_main(): return done
     study.model = LatentDiffusion.from_pretrained(out/'model', device=study.device)
     if study.mode == 'evaluate':
         study.begin_with(study.model.autoencoder, 'autoencoder')
@@ -739,10 +755,10 @@ def run(
     if not path: raise InputError('data', 'is not given', 'name a folder or table of NIfTI files')
     cfg['data']['path'] = str(path)
     study = Study(cfg, out, mode=mode, device=device)
-    new_folder(study.out, resume=resume or mode == 'evaluate')
+    if is_main(): new_folder(study.out, resume=resume or mode == 'evaluate')
     if mode == 'evaluate' and not (study.out/'model'/'config.json').is_file():
         raise InputError(out, 'holds no trained model', 'run with --mode train first')
-    same_config(out, cfg)
+    if is_main(): same_config(out, cfg)
     apart(out, path)
     if checkpoint is not None: study.first = weights_of(checkpoint)
     study.say('open the data')
@@ -799,6 +815,7 @@ def demo(
     seeds=1,                # repeat with this many seeds (each its own phantom); adds medians
 ):                          # dict for people
     "Phantom study, training, synthetic maps and a report, in one folder. Raises InputError."
+    if world() > 1: raise InputError('demo', 'works in one process', 'use run with several')
     out, cfg = new_folder(out, resume=resume), demo_config(quick, seed)
     cfg['data']['path'] = str(out/'study')
     same_config(out, cfg)
