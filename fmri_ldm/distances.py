@@ -240,7 +240,8 @@ def c2st(
     x = torch.cat(_rows(gen, real)).numpy()
     y = np.arange(len(x)) < len(gen)
     net = make_pipeline(StandardScaler(), LogisticRegression(C=.01, class_weight='balanced'))
-    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    n = min(folds, len(gen), len(real))
+    cv = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
     groups = np.arange(len(x)) if groups is None else groups
     yhat = cross_val_predict(net, x, y, cv=cv, groups=groups)
     return float((yhat[y].mean() + (~yhat[~y]).mean())/2)

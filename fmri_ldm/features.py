@@ -364,6 +364,7 @@ def c2st_forest(
     forest = RandomForestClassifier(trees, min_samples_leaf=2, class_weight='balanced',
                                     random_state=seed)
     p = cross_val_predict(forest, x, made, groups=np.arange(len(x)) if groups is None else groups,
-                          cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
+                          cv=StratifiedGroupKFold(min(folds, len(gen), len(real)),
+                                                  shuffle=True, random_state=seed),
                           method='predict_proba')
     return float(roc_auc_score(made, p[:, 1]))
