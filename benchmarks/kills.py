@@ -94,7 +94,7 @@ def kill_runs(n, seed=0, folder=None):
         while True:
             more = ('--resume',) if (out/'config.yaml').is_file() else ()
             pid = fork(cli.main, words(data, out, *more), log=home/'log')
-            if sum(kills.values()) < n: time.sleep(rng.uniform(0, .4*seconds)); os.kill(pid, signal.SIGKILL)
+            if sum(kills.values()) < n: time.sleep(rng.uniform(0, .9*seconds)); os.kill(pid, signal.SIGKILL)
             code = wait(pid)
             if code == 0: break
             if code != -signal.SIGKILL: raise SystemExit(f'exit {code}: ' + (home/'log').read_text()[-2000:])
