@@ -198,7 +198,8 @@ def _carry(
         with open(source, 'rb') as a, open(target, 'wb') as b: shutil.copyfileobj(a, b, 2**20)
         _flush(target)
         if file_hash(source) == file_hash(target): return
-    raise InputError(target.parent, 'gives back other bytes than were written', 'use another drive')
+    what = 'gives back other bytes than were written'
+    raise InputError(target.parent, what, 'use another drive')
 
 def sweep(
     folder,     # where a process was killed; only call this when nobody else writes there
@@ -221,10 +222,10 @@ def append_text(
 
 class Terminated(KeyboardInterrupt): "The process was asked to end (SIGTERM), as by a cluster."
 
-def end_gently():
+def end_gently(): # the handler until now; None outside of the main thread, where nothing is done
     "Let SIGTERM raise Terminated, as Ctrl-C raises KeyboardInterrupt, so that work can be saved."
     def end(signum, frame): raise Terminated
-    with suppress(ValueError): signal.signal(signal.SIGTERM, end)      # not in the main thread
+    with suppress(ValueError): return signal.signal(signal.SIGTERM, end)
 
 # %% ../nbs/00_core.ipynb #4c6350be
 def plain(
@@ -424,7 +425,7 @@ def load_tensors(
             head = json.loads(head['fmri_ldm'])
             if head['sha256'] != _digest(tensors, head['meta']): raise ValueError('bad SHA-256')
             if head['meta'] is not None: return tensors, head['meta']
-        elif head and 'format' not in head: raise ValueError('unknown header')   # not Hugging Face's
+        elif head and 'format' not in head: raise ValueError('unknown header')
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
         raise InputError(path, f'not a whole safetensors file ({e})', 'get it anew') from None
     beside = path.with_suffix('.json')

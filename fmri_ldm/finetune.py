@@ -414,14 +414,16 @@ def adapt(
     new=(),        # numbers of new classes
     *, method='lora', # one of `METHODS`
     lr=None,       # None: that of `RATES`
-    rank=4,        # of LoRA
-    targets='*',   # layers of LoRA
-    **kw,          # of `tune`: steps, seed, cbs, rates
+    rank=4, targets='*', # of LoRA, see `prepare`
+    seed=0,
+    **kw,          # of `tune`: steps, cbs, rates
 ):                 # LatentDiffusion, ready for `save_pretrained`
     "Train a copy of a model's denoiser by one of the methods. Raises InputError."
-    den = prepare(copy.deepcopy(model.denoiser), method, new, rank=rank, targets=targets)
-    out = copy.copy(model)
-    out.denoiser = tune(den, data, lr=lr or RATES[method], device=model.device, **kw)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)                              # adapters begin at random
+        den = prepare(copy.deepcopy(model.denoiser), method, new, rank=rank, targets=targets)
+    out, lr = copy.copy(model), lr or RATES[method]
+    out.denoiser = tune(den, data, lr=lr, seed=seed, device=model.device, **kw)
     out.hash = None
     return out
 

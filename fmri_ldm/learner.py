@@ -31,7 +31,8 @@ def apply(
 
 class _Shuffled:
     "See `shuffled`."
-    def __init__(self, tensors, size, seed): self.tensors, self.size, self.seed = tensors, size, seed
+    def __init__(self, tensors, size, seed):
+        self.tensors, self.size, self.seed = tensors, size, seed
 
     def rows(self, step):
         n = len(self.tensors[0])
@@ -613,7 +614,8 @@ def after_step(self: Progress, learn):
             self.bar.comment = f'{self.stage} {text}'
             self.bar.update(here)
     except Exception: self.bar = None                     # a bar is never worth a run
-    if not self.bar and learn.main: say(f'{self.stage} {learn.done}/{learn.n_steps}  {text}  {left:.0f} s left')
+    if self.bar or not learn.main: return
+    say(f'{self.stage} {learn.done}/{learn.n_steps}  {text}  {left:.0f} s left')
 
 class TimeLimit(Callback):
     "End the fit after the step in which its `seconds` ran out."
@@ -629,7 +631,8 @@ class TimeLimit(Callback):
     def after_step(self, learn):
         if time.monotonic() < self.end or learn.done >= learn.n_steps: return
         learn.stop = True
-        if learn.main: say(f'time limit of {self.seconds:g} s: stopped after step {learn.done} of {learn.n_steps}')
+        where = f'stopped after step {learn.done} of {learn.n_steps}'
+        if learn.main: say(f'time limit of {self.seconds:g} s: {where}')
 
 # %% ../nbs/07_learner.ipynb #00e32e02
 class Validate(Callback):
@@ -667,7 +670,8 @@ class Validate(Callback):
     def keep(self, model, step, loss, main=True):
         "Remember the best weights so far."
         self.low = loss
-        if self.best and main: save_tensors(model.state_dict(), self.best, dict(step=step, val_loss=loss))
+        about = dict(step=step, val_loss=loss)
+        if self.best and main: save_tensors(model.state_dict(), self.best, about)
 
     def state(self): return dict(low=torch.tensor(self.low).double(), old=torch.tensor(self.old))
     def load(self, state): self.low, self.old = state['low'].item(), int(state['old'])

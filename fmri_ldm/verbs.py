@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_model', 'open_images', 'image_names', 'gain', 'read_batches', 'read_latents', 'described', 'encode',
            'on_its_grid', 'score', 'rivals', 'derivative', 'derivatives', 'whole_folder', 'write_image', 'write_table',
-           'reconstruct', 'load_latents', 'decode', 'hold_out', 'held_loss', 'measured_on', 'tuning_folder',
+           'reconstruct', 'load_latents', 'decode', 'hold_out', 'held_loss', 'measured_on', 'tuning_folder', 'at_work',
            'save_tuned', 'finetune', 'teach']
 
 # %% ../nbs/43a_verbs.ipynb #0e8bf2e7
@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import nibabel as nib
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from . import __version__
 from .cache import content_key
 from .core import (InputError, atomic, check_keys, clean_text, file_hash, generator,
@@ -49,7 +50,8 @@ def open_model(
     level, suffix = how['level'], own.get('suffix', 'statmap')
     if level is not None and not (isinstance(level, (int, float)) and 0 < level <= 1):
         raise InputError(path, f'has the level {level!r}', 'get the model anew')
-    if not re.fullmatch('[A-Za-z0-9]+', str(suffix)) or not isinstance(how['options'], dict):
+    odd = not isinstance(how['options'], dict) or {'data', 'labels', 'path'} & {*how['options']}
+    if odd or not re.fullmatch('[A-Za-z0-9]+', str(suffix)):
         raise InputError(path, 'has a damaged config.json', 'get the model anew')
     return ldm, dict(how, suffix=suffix)
 
@@ -145,6 +147,7 @@ def described(
                 **{f'{k}s': [getattr(r, k) for r in source.rows]
                    for k in ('subject', 'session', 'run', 'label', 'split')})
 
+# %% ../nbs/43a_verbs.ipynb #10afa578
 def encode(
     model,      # model folder, or a run folder that holds one
     data,       # folder or table of a study, one image, or a list of NIfTI files
@@ -167,10 +170,14 @@ def encode(
     return dict(file=str(out), images=len(z), latent=list(z.shape[1:]),
                 labels=sorted({k for k in meta['labels'] if k is not None}))
 
+def _study(data):
+    "The one path that was given, or None if there are several."
+    if isinstance(data, (str, os.PathLike)): return data
+    return data[0] if len(data) == 1 else None
+
 def _options(data, how):
-    "A study is opened as the model's run opened its own; single files as they are."
-    one = isinstance(data, (str, os.PathLike)) or len(data) == 1
-    return how['options'] if one else {}
+    "A study is opened as the model's run opened its own; several files as they are."
+    return {} if _study(data) is None else how['options']
 
 # %% ../nbs/43a_verbs.ipynb #33bc4b72
 def on_its_grid(
@@ -223,7 +230,8 @@ def derivative(
     path = PurePosixPath(name)
     stem, bids = re.sub(r'\.nii(\.gz)?$', '', path.name, flags=re.I), bids_entities(path.name)
     parts = [p for p in stem.split('_') if not p.startswith('desc-')]
-    if bids and len(parts) > 1 and parts[-1].isalnum(): suffix = parts.pop()
+    if len(parts) > 1 and (parts[-1] == suffix or bids and parts[-1].isalnum()):
+        suffix = parts.pop()
     folder = path.parent if len(path.parts) > 1 else PurePosixPath(
         parts[0] if parts and parts[0].startswith('sub-') else '.')
     if volume is not None: parts.append(f'vol-{volume:04d}')
@@ -241,6 +249,7 @@ def derivatives(
     both = [n for n, o in zip(names, out) if o.lower() == twice]
     raise InputError(both[0], f'and {both[1]} would both become {twice}', 'do one after the other')
 
+# %% ../nbs/43a_verbs.ipynb #97e1c2fc
 @contextmanager
 def whole_folder(
     out,    # folder that is not there yet, or empty
@@ -307,7 +316,8 @@ def _reconstruction(ldm, part, row, file, img, x, xhat, g):
     about = dict(Description='encoded and decoded by the autoencoder', Sources=[name],
                  Volume=row['volume'], ModelHash=ldm.hash, Resampled=changed, Gain=g)
     if changed: about['Resampling'] = 'to the grid of the model and back (nilearn, cubic spline)'
-    write_image(part, file, image, **about, **{k.upper(): scores[k] for k in ('psnr', 'ssim', 'nmse')})
+    marks = {k.upper(): scores[k] for k in ('psnr', 'ssim', 'nmse')}
+    write_image(part, file, image, **about, **marks)
     return dict(path=name, **row, file=file, resampled=changed, **scores)
 
 def reconstruct(
@@ -321,7 +331,7 @@ def reconstruct(
     ldm, how = open_model(model, device)
     source = open_images(data, **_options(data, how))
     new_folder(out)
-    if isinstance(data, (str, os.PathLike)) or len(data) == 1: apart(out, source.folder or '.')
+    if _study(data) is not None: apart(out, _study(data))
     known = described(source)
     files = derivatives(known['names'], known['volumes'], how['suffix'])
     columns = {k[:-1]: v for k, v in known.items() if k not in ('sessions', 'runs')}
@@ -349,8 +359,8 @@ def load_latents(
     z, n = tensors['latents'], len(tensors['latents'])
     if meta.get('model') != model.hash:
         raise InputError(path, 'was made with another model', 'name the model that made it')
-    need = ('names', 'volumes', 'gains')
-    if tuple(z.shape[1:]) != tuple(model.latent_shape) or any(len(meta.get(k) or ()) != n for k in need):
+    whole = all(len(meta.get(k) or ()) == n for k in ('names', 'volumes', 'gains'))
+    if not whole or tuple(z.shape[1:]) != tuple(model.latent_shape):
         raise InputError(path, 'is damaged', 'make it anew with encode')
     return z, meta
 
@@ -454,6 +464,24 @@ def tuning_folder(
     what = f'was begun with another {", ".join(names)}'
     raise InputError(out, what, 'name a new folder')
 
+@contextmanager
+def at_work(
+    out,        # folder; it is made
+):
+    "Keep a folder for this process. InputError if another is at work in it."
+    Path(out).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(out)/'.lock', timeout=0)
+    try: lock.acquire()
+    except Timeout:
+        todo = 'wait for it, or name a new folder'
+        raise InputError(out, 'another process is at work in it', todo) from None
+    except NotImplementedError: pass                    # a drive without locks
+    try: yield
+    finally:
+        if lock.is_locked: (Path(out)/'.lock').unlink(missing_ok=True)
+        lock.release()
+
+# %% ../nbs/43a_verbs.ipynb #d6d4e225
 def save_tuned(
     model,      # LatentDiffusion
     base,       # model that it comes from
@@ -472,13 +500,14 @@ def _callbacks(out, steps):
             LogCSV(out/'losses.csv', 'finetune'),
             Checkpoint(out/'checkpoints'/'last.safetensors', every=50)]
 
-# %% ../nbs/43a_verbs.ipynb #d6d4e225
+# %% ../nbs/43a_verbs.ipynb #83865349
 def finetune(
     model,          # model folder, or a run folder that holds one
     data,           # folder or table of a study
     out,            # folder to make
     *, method='lora', # 'lora', 'full' or 'labels' (new classes alone)
     steps=200,
+    batch_size=16,  # half of it replayed
     lr=None,        # None: that of the method
     replay=16,      # samples of each old label that the base draws and learns again; 0: none
     rank=4,         # of lora
@@ -488,24 +517,26 @@ def finetune(
     resume=False,   # go on where an interrupted fine-tuning stopped
 ):                  # dict for people
     "Teach a trained model further images or labels; says what it forgets. Raises InputError."
-    (base, how), numbers = open_model(model, device), dict(steps=(steps, 1), rank=(rank, 1))
+    base, how = open_model(model, device)
+    numbers = {'steps': (steps, 1), 'rank': (rank, 1), 'batch-size': (batch_size, 2)}
     source = hold_out(open_images(data, labels=labels, **_options(data, how)), seed)
     numbers |= dict(replay=(replay, 0), lr=(RATES.get(method) if lr is None else lr, 1e-12))
     _usable(source, base, method, numbers)
-    apart(out, source.folder or '.')
+    if _study(data) is not None: apart(out, _study(data))
     rows = [(r.label, r.split, r.subject) for r in source.rows]
     key = text_hash(content_key(source, base.geometry), how['level'], rows)
-    settings = dict(base=base.hash, images=key, method=method, steps=steps, lr=numbers['lr'][0],
-                    replay=replay, rank=rank, seed=seed)
+    settings = dict(base=base.hash, data=key, method=method, steps=steps, batch_size=batch_size,
+                    lr=numbers['lr'][0], replay=replay, rank=rank, seed=seed)
     out = tuning_folder(out, settings, resume=resume)
     z, _ = read_latents(base, source, level=how['level'])
-    save_yaml(settings, out/'finetune.yaml')
-    done = teach(base, source, z, settings, out)
-    card = (f'Fine-tuned from the model {base.hash} by {method} on {done["images"]} images of '
-            f'{done["people"]} people, seed {seed}. Labels added: '
-            f'{", ".join(done["labels_added"]) or "none"}.')
-    done['model_hash'] = save_tuned(done.pop('tuned'), base, out/'model', how, card)
-    save_json(dict(settings, **done), out/'finetune.json')
+    with at_work(out):
+        save_yaml(settings, out/'finetune.yaml')
+        done = teach(base, source, z, settings, out)
+        card = (f'Fine-tuned from the model {base.hash} by {method} on {done["images"]} images of '
+                f'{done["people"]} people, seed {seed}. Labels added: '
+                f'{", ".join(done["labels_added"]) or "none"}.')
+        done['model_hash'] = save_tuned(done.pop('tuned'), base, out/'model', how, card)
+        save_json(dict(settings, **done), out/'finetune.json')
     return dict(folder=str(out), model=str(out/'model'), **done)
 
 # %% ../nbs/43a_verbs.ipynb #8ef43e58
@@ -513,7 +544,7 @@ def teach(
     base,       # LatentDiffusion
     source,     # Source with splits
     z,          # its latents, of unit size
-    settings,   # method, steps, lr, replay, rank, seed
+    settings,   # method, steps, batch_size, lr, replay, rank, seed
     out,        # folder of the fine-tuning
 ):              # dict: counts, losses, and the model as 'tuned'
     "Grow labels, measure, train, measure again."
@@ -523,7 +554,8 @@ def teach(
     ids = start.label_ids(list(names)) if base.labels else start.label_ids(None, len(z))
     old = replayed(base, s['replay'], seed=s['seed']) if s['replay'] else None
     sets = measured_on(base, z, ids, splits, fresh, seed=s['seed'])
-    data = mixed((z[at], told(start, train_ids)), old, seed=s['seed'])
+    new = z[at], told(start, train_ids)
+    data = mixed(new, old, batch_size=s['batch_size'], seed=s['seed'])
     tuned = adapt(start, data, fresh, cbs=_callbacks(out, s['steps']),
                   **{k: s[k] for k in ('method', 'steps', 'lr', 'rank', 'seed')})
     loss = {k: {'before': held_loss(start, a, b), 'after': held_loss(tuned, a, b), 'on': on,

@@ -52,7 +52,7 @@ def test_help_is_quick():
         if wall[-1] < .3: break
     busy = hasattr(os, 'getloadavg') and os.getloadavg()[0] > os.cpu_count()  # others hold us up: count our work
     assert min(wall) < .3 or busy and min(cpu) < .2, (wall, cpu)
-    assert all(name in done.stdout for name in ('demo', 'run', 'train', 'generate', 'evaluate', 'check', 'inspect', 'view'))
+    assert all(name in done.stdout for name in ('demo', 'run', 'train', 'generate', 'evaluate', 'finetune', 'encode', 'decode', 'reconstruct', 'check', 'inspect', 'view'))
 
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
@@ -62,6 +62,8 @@ def test_help_of_each_command(name):
     for par in cli.parameters(cli.COMMANDS[name])[1]:
         want = f'--{cli.option(par)}' if par.kind is par.KEYWORD_ONLY else cli.option(par).upper()
         assert want in done.stdout
+        also = cli.other_name(name, par)
+        if also and par.kind is par.KEYWORD_ONLY: assert f'(also --{also})' in ' '.join(done.stdout.split()).replace('- ', '-')
 
 
 def test_help_loads_nothing_heavy():
@@ -84,6 +86,39 @@ def test_wrong_arguments(words):
 def test_nearest_is_named():
     assert 'did you mean --seed?' in call('demo', '--sede', '1').stderr
     assert 'did you mean generate?' in call('genrate').stderr
+    assert 'did you mean finetune?' in call('fine-tune').stderr
+    assert 'did you mean visualize?' in call('visualise').stderr
+    assert '--num_sample: unknown argument; did you mean --num-samples?' in call('generate', '--num_sample', '3').stderr
+    assert '--epoch=3: unknown argument; did you mean --epochs?' in call('train', '--data', 'd', '--epoch=3').stderr
+
+
+@pytest.mark.parametrize('theirs, ours', [
+    ('train --data_dir d --batch_size 4 --epochs 20', 'train --data d --batch-size 4 --epochs 20'),
+    ('train --data-dir=d c.yaml --batch-size=4', 'train c.yaml --data d --batch_size 4'),
+    ('generate --model_path m --num_samples 3 --out o --num_inference_steps 5 --guidance_scale 2', 'generate --model m --n 3 --out o --steps 5 --guidance 2'),
+    ('visualize --volume_path f.nii --out o.png', 'view f.nii --out o.png'), ('view --volume-path=f.nii', 'view f.nii'),
+    ('check --path d --max_gb 2', 'check d --max-gb 2'), ('evaluate --run r', 'evaluate r'), ('--json inspect --path m', 'inspect m --json'),
+    ('encode --data_dir a.nii b.nii --model_path m --out o', 'encode --model m --data a.nii b.nii --out o')])
+def test_other_spellings(theirs, ours):
+    assert cli.parse(theirs.split()) == cli.parse(ours.split())
+
+
+def test_values_keep_their_underscores():
+    _, kw, _ = cli.parse(['run', 'my_c.yaml', '--data', 'my_data', '--set', 'train_denoiser.lr=1', '--set=a_b=c_d', '--out=o_o'])
+    assert (kw['config_file'], kw['data'], kw['set_'], kw['out']) == ('my_c.yaml', 'my_data', ['train_denoiser.lr=1', 'a_b=c_d'], 'o_o')
+    assert cli.parse(['view', '--', '--volume_path'])[1]['files'] == ['--volume_path']
+
+
+def test_train_needs_no_config():
+    class Echo:
+        def run(self, *args, **kw): return dict(args=args, **kw)
+    args = cli.parse('train --data_dir my/data --batch_size 4 --epochs 20 --set train_denoiser.epochs=5'.split())[1]
+    came = cli.COMMANDS['train'](Echo(), **args)
+    assert came['args'][:2] == (None, 'my/data') and came['args'][2] == os.path.join('runs', 'data') and came['mode'] == 'train'
+    assert came['sets'] == ('train_autoencoder.batch_size=4', 'train_denoiser.batch_size=4', 'train_autoencoder.epochs=20',
+                            'train_denoiser.epochs=20', 'train_denoiser.epochs=5')
+    assert came['checkpoint'] is None and cli.run(Echo(), 'c.yaml', data='d', checkpoint='w')['checkpoint'] == 'w'
+    assert 'needs one config' in call('run', '--data', 'd').stderr
 
 
 def test_exit_codes():
@@ -123,9 +158,9 @@ def test_strange_names_stay_on_one_line():
 class Bind:
     "Refuses what `fmri_ldm.study` would refuse."
     def __getattr__(self, verb):
-        from fmri_ldm import study
+        from fmri_ldm import study, verbs
         def call(*args, **kw):
-            inspect.signature(getattr(study, verb)).bind(*args, **kw)
+            inspect.signature(getattr(study, verb, None) or getattr(verbs, verb)).bind(*args, **kw)
             return {}
         return call
 
@@ -133,16 +168,20 @@ class Bind:
 @needs_study
 @pytest.mark.parametrize('words', [
     'demo --quick --out o --seed 1 --seeds 2 --resume --device cpu', 'run c.yaml --data d', 'train --config c.yaml --data d --set a.b=1',
-    'run c.yaml --data d --out o --mode evaluate --resume --set a=1 --set b=2 --seed 1 --device cpu', 'view a b --out o.png',
+    'run c.yaml --data d --checkpoint w', 'run c.yaml --data d --out o --mode evaluate --resume --set a=1 --set b=2 --seed 1 --device cpu', 'view a b --out o.png',
     'generate --model m --out o --label l --n 2 --seed 1 --steps 3 --guidance 1.5 --device cpu --audit --against d', 'evaluate r --against s', 'evaluate r --again --device cpu',
-    'check p --max-gb 2', 'check --config c.yaml', 'inspect m'])
+    'check p --max-gb 2', 'check --config c.yaml', 'inspect m',
+    'train --data_dir d --batch_size 4 --epochs 2', 'encode --model m --data a b --out o --batch-size 2 --device cpu', 'decode z --model m --out o --batch-size 2 --device cpu',
+    'reconstruct --model m --data d --out o --batch-size 2 --device cpu',
+    'finetune --model m --data d --out o --method full --steps 3 --batch_size 4 --lr 1e-3 --replay 0 --rank 2 --labels a b --seed 1 --device cpu --resume'])
 def test_study_takes_what_the_command_line_gives(words):
     assert cli.main(words.split(), study=Bind()) == 0
 
 
 @needs_study
 @pytest.mark.parametrize('words', ['check no/such', 'check --config no/such.yaml', 'inspect no/such', 'evaluate no/such', 'view no/such.nii',
-                                   'run no/such.yaml --data no --out o', 'generate --model no/such --out o'])
+                                   'run no/such.yaml --data no --out o', 'generate --model no/such --out o', 'finetune --model no/such --data no --out o',
+                                   'encode --model no/such --data no --out o', 'decode no/such --model no --out o', 'reconstruct --model no/such --data no --out o'])
 def test_missing_files(words, tmp_path):
     words = [str(tmp_path/w) if w in ('o', 'no') else w for w in words.split()]
     done = call(*words)

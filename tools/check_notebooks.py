@@ -85,7 +85,10 @@ def check_chapter(path, cells):
     if not re.match(r'# \S', first): yield 'does not begin with a title'
     if not re.search(r'(?m)^> \S', first): yield 'has no subtitle (> ...) in its first cell'
     name = path.stem.split('_', 1)[1]
-    if not any(f'default_exp {name}' in FLAG.findall(s) for s in sources): yield f'has no `#| default_exp {name}`'
+    flags = [f for s in sources for f in FLAG.findall(s)]
+    wanted = {f'default_exp {name}', f'default_exp __{name}__'}
+    silent = not any(re.match(r'(default_exp|exports?\b)', f) for f in flags)      # it exports nothing, and says so by silence
+    if not wanted & set(flags) and not silent: yield f'has no `#| default_exp {name}`'
     code = [text(c['source']) for c in cells if c['cell_type'] == 'code']
     code = [s for s in code if not re.search(r'(?m)^#\|\s*(default_exp|eval: *false)', s) and not only_imports(s)]
     share = sum(map(asserts, code))/max(len(code), 1)
