@@ -355,7 +355,11 @@ def explain(
     if isinstance(error, InputError): return str(error), 2
     if isinstance(error, PATH_ERRORS) and error.filename:
         return str(InputError(error.filename, error.strerror, 'check path and permissions')), 2
-    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
+    said = ' '.join(str(error).split())
+    if 'DataLoader worker' in said:                         # its signal may come at any moment
+        return f'num_workers: {clean_text(said, 500)}; is memory short? take fewer, or 0', 2
+    full = "can't allocate memory" in said or 'out of memory' in said       # a CPU, or a GPU
+    if isinstance(error, MemoryError) or full:
         return 'memory: there is not enough; use a smaller batch, larger voxels or --device cpu', 1
     return f'{type(error).__name__}: {clean_text(error, 500)}; use --debug to see where', 1
 

@@ -78,6 +78,33 @@ def test_order_refuses(nbs, capsys, source):
     assert '05_mid.ipynb, cell bad' in capsys.readouterr().out
 
 
+def guide(nbs, source, *extra):
+    "A chapter that exports nothing, between the others."
+    put(nbs/'07_guide.ipynb', dict(chapter('guide'), cells=[cell('markdown', '# Guide\n\n> All of it.', id='a'), cell('code', source, id='bad'), *extra]))
+
+
+def test_order_lets_a_guide_import_all(nbs):
+    guide(nbs, 'from fmri_ldm.low import low\nfrom fmri_ldm.high import high\nimport fmri_ldm.mid')
+    assert tool('check_order').main(nbs) == 0
+
+
+@pytest.mark.parametrize('source, extra', [
+    ('from fmri_ldm.nowhere import x', ()), ('from fmri_ldm.guide import x', ()),          # nobody exports these
+    ('from fmri_ldm.high import high', [cell('code', '#| export\nimport math', id='b')]),   # it exports: the rule holds
+    ('from fmri_ldm.high import high', [cell('code', '#| default_exp guide', id='b')])])
+def test_order_refuses_a_guide(nbs, capsys, source, extra):
+    guide(nbs, source, *extra)
+    assert tool('check_order').main(nbs) == 1
+    assert '07_guide.ipynb, cell bad' in capsys.readouterr().out
+
+
+def test_order_knows_who_exports(nbs, capsys):
+    guide(nbs, 'from fmri_ldm.high import high')
+    change(nbs/'10_high.ipynb', lambda nb: nb['cells'].append(cell('code', 'from fmri_ldm.guide import x', id='bad')))
+    assert tool('check_order').main(nbs) == 1
+    assert '10_high.ipynb, cell bad: imports guide, which no notebook exports' in capsys.readouterr().out
+
+
 # notebooks
 def test_notebooks_accepts(nbs, capsys):
     assert tool('check_notebooks').main(nbs) == 0, capsys.readouterr().out
