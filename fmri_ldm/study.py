@@ -269,7 +269,11 @@ class Study:
 
     def wait(self, last=False):
         "Wait for the other processes of a launch, if any; `last`: they part."
-        if self.devices: self.devices.meet(self.devices.accelerator.wait_for_everyone)
+        try:
+            if self.devices: self.devices.meet(self.devices.accelerator.wait_for_everyone)
+        except InputError as e:
+            e.agreed = True                                 # whoever left has said why
+            raise
         if self.devices and last: self.devices.accelerator.end_training()
         return self
 
@@ -449,7 +453,7 @@ def weights_of(
         parts = LatentDiffusion.from_pretrained(p, device='cpu')
         both = dict(autoencoder=parts.autoencoder, denoiser=parts.denoiser)
         return {k: m.state_dict() for k, m in both.items() if m is not None}
-    if p.is_dir(): raise InputError(p, 'holds no model', 'name a model folder or a .safetensors file')
+    if p.is_dir(): raise InputError(p, 'holds no model', 'name a model folder or a checkpoint')
     tensors, meta = load_tensors(p)
     stage = 'autoencoder' if p.name.startswith('autoencoder') else meta.get('stage', 'denoiser')
     inner = {k[6:]: v for k, v in tensors.items() if k.startswith('model.')}
@@ -537,7 +541,8 @@ def fit_denoiser(self: Study):  # the study itself
     if not is_main(): return self
     self.model.save_pretrained(self.out/'model', card=self.card())
     file = self.out/'model'/'config.json'               # names of samples end like those of a run
-    save_json(load_json(file) | {'suffix': self.config['sampling']['suffix']}, file)
+    own = {k: self.config['data'][k] for k in ('level', 'options')}     # and images are read so
+    save_json(load_json(file) | own | {'suffix': self.config['sampling']['suffix']}, file)
     return self
 
 # %% ../nbs/43_study.ipynb #0b3d4175
@@ -846,6 +851,7 @@ def training_study(
         what = f'{path} holds no training data'
         raise InputError('audit', what, 'name them with --against DATA, or name a run folder')
     cfg = resolve(path.parent/'config.yaml' if own else dict(split=dict(fractions=[1., 0., 0.])))
+    if not own: cfg['data']['level'] = load_json(path/'config.json').get('level')
     if against is not None: cfg['data']['path'] = str(against)
     study = Study(cfg, path.parent if own else out, mode='train', device=model.device.type)
     study.source = study.deal(open_source(cfg['data']['path'], labels=cfg['data']['labels'],
