@@ -162,7 +162,8 @@ def atomic(
     path = Path(path)
     if path.is_dir(): raise InputError(path, 'is a folder', 'name a file')
     try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(path.parent, e.strerror, 'choose another folder') from None
+    except OSError as e:
+        raise InputError(path.parent, e.strerror, 'choose another folder') from None
     near = path.with_name(f'.tmp-{secrets.token_hex(6)}-{path.name[-60:]}')
     tmp = Path(tempfile.gettempdir())/near.name if on_fuse(path.parent) else near
     try:

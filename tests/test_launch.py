@@ -75,6 +75,6 @@ def test_begun_on_two_goes_on_on_one(home):
 
 
 def test_bad_input_is_told_once(home):
-    code, _, err = run(TWO, home, 'two', '--set', 'train_denoiser.lr=1')
+    code, _, err = run(TWO, home, 'one', '--set', 'train_denoiser.lr=1')
     mine = [line for line in err.splitlines() if line.startswith('error:')]
     assert code != 0 and len(mine) == 1 and 'not empty' in mine[0], err
