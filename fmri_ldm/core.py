@@ -10,7 +10,7 @@ __all__ = ['clean_text', 'InputError', 'existing_file', 'say', 'in_test', 'budge
 
 # %% ../nbs/00_core.ipynb #da55769c
 import copy, difflib, errno, hashlib, json, math, os, random, re, secrets, shutil, signal, sys
-import tempfile
+import tempfile, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -205,9 +205,14 @@ def _carry(
 def sweep(
     folder,     # where a process was killed; only call this when nobody else writes there
     *, name='', # only temporaries of files whose names end so
+    hours=0,    # only those that are older
 ):              # how many files were removed
     "Remove the temporary files that `atomic` left in a folder when it was killed."
-    old = [p for p in Path(folder).glob('.tmp-????????????-*') if p.name.endswith(name[-60:])]
+    old, until = [], time.time() - 3600*hours
+    for p in Path(folder).glob('.tmp-????????????-*'):
+        with suppress(OSError):                           # another process was faster
+            late = not hours or p.stat().st_mtime <= until
+            if late and p.name.endswith(name[-60:]): old.append(p)
     for p in old: p.unlink(missing_ok=True)
     return len(old)
 

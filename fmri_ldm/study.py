@@ -12,6 +12,7 @@ __all__ = ['DEFAULTS', 'CHOICES', 'QUICK', 'check_values', 'resolve', 'new_folde
 import gc
 import math
 import shutil
+import tempfile
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -24,8 +25,8 @@ from filelock import FileLock, Timeout
 from . import __version__
 from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
-                           load_yaml, merge, save_json, save_tensors, save_yaml, say, set_value,
-                           sweep, text_hash)
+                           load_yaml, merge, on_fuse, save_json, save_tensors, save_yaml, say,
+                           set_value, sweep, text_hash)
 from .devices import devices, is_main, world
 from .diffusion import TARGETS, to_x0
 from .ema import PowerEMA, choose_ema
@@ -208,6 +209,7 @@ def alone(
     try:
         new_folder(out, resume=resume)                      # nobody was faster
         for p in out, Path(out)/'model', Path(out)/'checkpoints': sweep(p)
+        if on_fuse(out): sweep(tempfile.gettempdir(), hours=24)         # copies that were on their way
         yield
     finally:
         if lock.is_locked: (Path(out)/'.lock').unlink(missing_ok=True)
