@@ -209,7 +209,7 @@ def alone(
     try:
         new_folder(out, resume=resume)                      # nobody was faster
         for p in out, Path(out)/'model', Path(out)/'checkpoints': sweep(p)
-        if on_fuse(out): sweep(tempfile.gettempdir(), hours=24)         # copies that were on their way
+        if on_fuse(out): sweep(tempfile.gettempdir(), hours=24)         # copies on their way
         yield
     finally:
         if lock.is_locked: (Path(out)/'.lock').unlink(missing_ok=True)
