@@ -109,7 +109,7 @@ def test_disk_full(home, tmp_path):
     "A limit on file size stands for a full disk: writing fails in the middle."
     cache = tmp_path/'cache'
     code, out, err = finish(start(home, cache, limit=40_000))
-    assert code == 1 and err.startswith(f'error: {cache}: ') and err.count('\n') == 1, err
+    assert code == 1 and err.startswith(f'error: {cache}/volumes-') and 'File too large' in err and err.count('\n') == 1, err
     assert names(cache) == []
 
 
