@@ -93,8 +93,10 @@ def gone(pid): return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOW
 def kill_after(pid, out, rng):
     "Kill a run after a random number of steps, and a random moment more, however fast the machine is."
     have, more = rows(out), rng.randrange(12)
-    while more and rows(out) < min(have + more, 50) and not gone(pid): time.sleep(.002)
-    time.sleep(rng.uniform(0, .1 if more else 1.5))
+    if have + more > 50: more = 0                       # the table is full soon: what comes after it
+    while more and rows(out) < have + more and not gone(pid): time.sleep(.002)
+    end = time.monotonic() + rng.uniform(0, .1 if more else 4)
+    while time.monotonic() < end and not gone(pid): time.sleep(.002)
     os.kill(pid, signal.SIGKILL)
 
 
