@@ -194,6 +194,7 @@ def new_folder(
 def alone(
     out,            # run folder; it is made
     *, resume=False,# see `new_folder`
+    check=new_folder, # function (out, resume=) that refuses a folder, asked once it is ours
 ):
     "Keep a run folder for this process, and sweep it. InputError if another is at work in it."
     if not is_main():
@@ -207,7 +208,7 @@ def alone(
         raise InputError(out, 'another process is at work in it', todo) from None
     except NotImplementedError: say(f'{out}: this drive knows no locks; start no second run in it')
     try:
-        new_folder(out, resume=resume)                      # nobody was faster
+        check(out, resume=resume)                           # nobody was faster
         for p in out, Path(out)/'model', Path(out)/'checkpoints': sweep(p)
         if on_fuse(out): sweep(tempfile.gettempdir(), hours=24)         # copies on their way
         yield

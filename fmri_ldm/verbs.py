@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_model', 'open_images', 'image_names', 'gain', 'read_batches', 'read_latents', 'described', 'encode',
            'on_its_grid', 'score', 'rivals', 'derivative', 'derivatives', 'whole_folder', 'write_image', 'write_table',
-           'reconstruct', 'load_latents', 'decode', 'hold_out', 'held_loss', 'measured_on', 'tuning_folder', 'at_work',
+           'reconstruct', 'load_latents', 'decode', 'hold_out', 'held_loss', 'measured_on', 'tuning_folder',
            'save_tuned', 'finetune', 'teach']
 
 # %% ../nbs/43a_verbs.ipynb #0e8bf2e7
@@ -17,22 +17,23 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 import nibabel as nib
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from . import __version__
 from .cache import content_key
 from .core import (InputError, atomic, check_keys, clean_text, file_hash, generator,
                            load_json, load_tensors, load_yaml, plain, save_json, save_tensors,
                            save_yaml, say, text_hash)
+from .devices import world
 from .finetune import METHODS, RATES, adapt, mixed, replayed, told, with_labels
 from .latent import LatentDiffusion, trilinear
 from .learner import Checkpoint, LogCSV, NonFinite, Progress
 from .metrics import masked, nmse, psnr, ssim3d
 from .sources import Source, bids_entities, check_split, open_source, split_source
-from .study import apart, differing, new_folder, resolve
+from .study import alone, apart, differing, new_folder, resolve
 from .volume import Geometry
 
 # %% ../nbs/43a_verbs.ipynb #74f8e9f5
@@ -464,23 +465,6 @@ def tuning_folder(
     what = f'was begun with another {", ".join(names)}'
     raise InputError(out, what, 'name a new folder')
 
-@contextmanager
-def at_work(
-    out,        # folder; it is made
-):
-    "Keep a folder for this process. InputError if another is at work in it."
-    Path(out).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(out)/'.lock', timeout=0)
-    try: lock.acquire()
-    except Timeout:
-        todo = 'wait for it, or name a new folder'
-        raise InputError(out, 'another process is at work in it', todo) from None
-    except NotImplementedError: pass                    # a drive without locks
-    try: yield
-    finally:
-        if lock.is_locked: (Path(out)/'.lock').unlink(missing_ok=True)
-        lock.release()
-
 # %% ../nbs/43a_verbs.ipynb #d6d4e225
 def save_tuned(
     model,      # LatentDiffusion
@@ -517,6 +501,7 @@ def finetune(
     resume=False,   # go on where an interrupted fine-tuning stopped
 ):                  # dict for people
     "Teach a trained model further images or labels; says what it forgets. Raises InputError."
+    if world() > 1: raise InputError('finetune', 'works in one process', 'leave torchrun out')
     base, how = open_model(model, device)
     numbers = {'steps': (steps, 1), 'rank': (rank, 1), 'batch-size': (batch_size, 2)}
     source = hold_out(open_images(data, labels=labels, **_options(data, how)), seed)
@@ -527,9 +512,9 @@ def finetune(
     key = text_hash(content_key(source, base.geometry), how['level'], rows)
     settings = dict(base=base.hash, data=key, method=method, steps=steps, batch_size=batch_size,
                     lr=numbers['lr'][0], replay=replay, rank=rank, seed=seed)
-    out = tuning_folder(out, settings, resume=resume)
+    out = (check := partial(tuning_folder, settings=settings))(out, resume=resume)
     z, _ = read_latents(base, source, level=how['level'])
-    with at_work(out):
+    with alone(out, resume=resume, check=check):
         save_yaml(settings, out/'finetune.yaml')
         done = teach(base, source, z, settings, out)
         card = (f'Fine-tuned from the model {base.hash} by {method} on {done["images"]} images of '
