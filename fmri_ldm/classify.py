@@ -174,7 +174,7 @@ def _flipped(x, y, table):
 
 class _Best(Validate):
     "Keeps the best weights in memory."
-    def keep(self, model, step, loss):
+    def keep(self, model, step, loss, main=True):
         self.low, self.weights = loss, copy.deepcopy(model.state_dict())
 
 # %% ../nbs/32_classify.ipynb #342f7f75

@@ -50,30 +50,38 @@ class PowerEMA(Callback):
         if self.averages is None:
             self.averages = [{k: p.detach().float().clone() for k, p in now.items()}
                              for _ in self.gammas]
+        self.averages = [{k: learn.home.part(v, now[k]) for k, v in m.items()}
+                         for m in self.averages]
         self.source = now
 
     @torch.no_grad()
     def after_step(self, learn):
-        new = [p.float() for p in self.source.values()]
+        own = learn.home.own
+        new = [own(p).float() for p in self.source.values()]
         for gamma, mean in zip(self.gammas, self.averages):
             beta = (1 - 1/learn.done)**(gamma + 1)
-            torch._foreach_lerp_([mean[k] for k in self.source], new, 1 - beta)
+            torch._foreach_lerp_([own(mean[k]) for k in self.source], new, 1 - beta)
         due = learn.done % self.every == 0 or learn.done == learn.n_steps
-        if due and (learn.main or not self.folder): self.keep(learn.done)
+        if due: self.keep(learn)
+
+    def after_fit(self, learn):
+        if learn.torn: return
+        self.averages = [{k: learn.home.full(v) for k, v in m.items()} for m in self.averages]
 
 # %% ../nbs/28_ema.ipynb #f40dac5c
 @patch
 def keep(
     self: PowerEMA,
-    step,   # steps done
+    learn,  # the learner
 ):
-    "Put the averages of this step aside."
+    "Put the averages of this step aside; process 0 writes."
+    step = learn.done
     self.snapshots = [s for s in self.snapshots if s[0] != step]
     for s, mean in zip(self.sigma_rels, self.averages):
-        values = {k: v.cpu().clone() for k, v in mean.items()}
+        values = {k: learn.home.full(v).cpu().clone() for k, v in mean.items()}
         if self.folder:
             file = Path(self.folder)/f'ema-{step:07d}-{s:g}.safetensors'
-            save_tensors(values, file, dict(step=step, sigma_rel=s))
+            if learn.main: save_tensors(values, file, dict(step=step, sigma_rel=s))
             values = file
         self.snapshots.append((step, s, values))
 

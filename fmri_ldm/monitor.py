@@ -6,8 +6,8 @@
 __all__ = ['encode_set', 'linear_prior', 'linear_denoiser', 'Monitor', 'look_figures', 'push_to_hub']
 
 # %% ../nbs/27a_monitor.ipynb #0a85c651
+import copy, torch
 from pathlib import Path
-import torch
 from fastcore.basics import patch
 from .core import InputError, atomic, generator
 from .diffusion import GaussianDenoiser, add_noise, choose_rank, noise_like
@@ -93,7 +93,11 @@ class Monitor(Callback):
         self.num_inference_steps, self.looks = num_inference_steps, []
 
     def after_step(self, learn):
-        if learn.done % self.every == 0: self.look(learn.done, (self.ema or learn).model)
+        if learn.done % self.every: return
+        mine = (self.ema or learn).model
+        whole = learn.home.whole(mine)                    # of several processes, all take part
+        if whole is not mine: whole = copy.deepcopy(whole).to(self.model.device)
+        if learn.main: self.look(learn.done, whole)
 
     @torch.no_grad()
     def look(self, step, denoiser):

@@ -27,7 +27,7 @@ from .autoencoder import Autoencoder, autoencoder_step
 from .core import (InputError, atomic, best_device, check_keys, load_json, load_tensors,
                            load_yaml, merge, on_fuse, save_json, save_tensors, save_yaml, say,
                            set_value, sweep, text_hash)
-from .devices import devices, is_main, world
+from .devices import is_main, world
 from .diffusion import TARGETS, to_x0
 from .ema import PowerEMA, choose_ema
 from .latent import (NETWORKS, LatentDiffusion, auto_precision, build_autoencoder,
@@ -48,6 +48,7 @@ from .report import (Real, build_report, check_report, compare_page, compare_rep
 from .quantize import build_bottleneck
 from .samplers import METHODS, SPACINGS
 from .schedules import get_schedule
+from .shards import devices
 from .sources import (SPLITS, check_split, level_images, open_source,
                               split_source)
 from .volume import SCALES, Geometry, Scale, load_volume
@@ -434,12 +435,13 @@ def train(
     n = self.steps(stage)
     if chosen: more.append(PowerEMA(every=max(1, n//16), folder=folder))
     learn = Learner(self.begin_with(model, stage), step, lr=c['lr'], seed=seed,
-                    cbs=self.callbacks(stage, held, ema) + more, device=self.device)
+                    cbs=self.callbacks(stage, held, ema) + more,
+                    device=self.devices.start if self.devices else self.device)
     data = Ahead(shuffled(*data, batch_size=c['batch_size'], seed=seed),
                  self.config['training']['num_workers'], pin=self.device.type == 'cuda')
     try: learn.fit(data, n)
     finally: data.close()
-    final = ema.model
+    final = ema.model.to(self.device)
     if held is not None and best.is_file(): final.load_state_dict(load_tensors(best)[0])
     elif is_main(): save_tensors(final.state_dict(), best, dict(stage=stage, step=learn.done))
     if chosen: self.choose(final, step, self.held_batches(stage, held), more[0].snapshots)

@@ -209,13 +209,13 @@ class UpdateRatio(Callback):
     @torch.no_grad()
     def after_backward(self, learn):
         self.old = None if learn.done % self.every else {
-            n: (p, p.detach().clone(), p.grad.norm()) for n, p in learn.model.named_parameters()
-            if p.grad is not None and p.ndim > 1}
+            n: (p, p.detach().clone(), learn.home.full(p.grad.norm()))
+            for n, p in learn.model.named_parameters() if p.grad is not None and p.ndim > 1}
 
     @torch.no_grad()
     def after_step(self, learn):
         for n, (p, old, grad) in (self.old or {}).items():
-            row = torch.stack([(p - old).norm()/old.norm(), grad])
+            row = torch.stack([learn.home.full((p - old).norm()/old.norm()), grad])
             self.rows.setdefault(n, []).append((learn.done - 1, row))
         self.old = None
 

@@ -74,6 +74,32 @@ def test_begun_on_two_goes_on_on_one(home):
     same(home, 'moved')
 
 
+CONFIG = """compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config: {fsdp_version: VERSION, fsdp_auto_wrap_policy: NO_WRAP, fsdp_cpu_ram_efficient_loading: true, fsdp_reshard_after_forward: true}
+machine_rank: 0
+mixed_precision: bf16
+num_machines: 1
+num_processes: 2
+use_cpu: false
+"""
+
+
+def accelerated(home, version):
+    (home/f'fsdp{version}.yaml').write_text(CONFIG.replace('VERSION', str(version)))
+    return [sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(home/f'fsdp{version}.yaml'), '-m', 'fmri_ldm']
+
+
+def test_in_shares_by_accelerates_own_configuration(home):
+    "`accelerate launch` with FSDP: the numbers of one process, goes on with one; FSDP 1 is refused, once."
+    code, out, err = run(accelerated(home, 2), home, 'shares')
+    assert code == 0 and err.count('train the denoiser') == 1 and out.count('folder:') == 1, err
+    same(home, 'shares')
+    code, _, err = run(accelerated(home, 1), home, 'old')
+    mine = [line for line in err.splitlines() if line.startswith('error:')]
+    assert code != 0 and mine == ['error: accelerate config: asks for FSDP 1; set fsdp_version: 2 in fsdp_config'], err
+
+
 def test_bad_input_is_told_once(home):
     code, _, err = run(TWO, home, 'one', '--set', 'train_denoiser.lr=1')
     mine = [line for line in err.splitlines() if line.startswith('error:')]
