@@ -410,8 +410,11 @@ def _group(row, by):
     check_keys([by], order, 'by')
     if getattr(row, by) is not None:
         return tuple(str(getattr(row, n)) for n in order[:order.index(by) + 1])
-    what = f'has no {by}' + (f', {row.place}' if row.place else '')
-    raise InputError(row.path, what, f'give a column {by}, or split by something else')
+    nobody = by == 'run' and row.subject is None
+    what = 'has neither subject nor run' if nobody else f'has no {by}'
+    todo = 'say who is in each image: a column subject' if nobody else \
+        f'give a column {by}, or split by something else'
+    raise InputError(row.path, what + (f', {row.place}' if row.place else ''), todo)
 
 def check_split(
     source,        # Source with splits in its rows

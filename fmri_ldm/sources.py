@@ -127,11 +127,24 @@ def _person(path, entities, people):
     six = [m[0] for p in path.parts[::-1] if (m := re.match(r'\d{6}(?!\d)', p))]
     return next(iter(known + six), None) or re.split(r'[-_.]', name)[0] or name
 
-def _file_rows(path, folder, people, max_gb):
+def _top(below):
+    "The first folder on the way to a file; None if there is none."
+    return below.parts[0] if len(below.parts) > 1 else None
+
+def _told_by(path, below, e, by):
+    "What the folder, or a part of the name like task-, says. Raises InputError."
+    value = _top(below) if by == 'folder' else e.get(by)
+    if value is not None: return value
+    what = 'lies in no folder' if by == 'folder' else f'has no {by}- in its name'
+    raise InputError(path, what, 'choose another subject_by or label_by')
+
+def _file_rows(path, folder, people, max_gb, subject_by, label_by):
     "Rows of one file: one, or one for each volume."
     below = path.relative_to(folder)
     e, n = bids_entities(below), read_header(path, max_gb)['volumes']
-    subject = _person(below, e, people)
+    by_name = subject_by == 'name'
+    subject = _person(below, e, people) if by_name else _told_by(path, below, e, subject_by)
+    if label_by != 'name': e['label'] = _told_by(path, below, e, label_by)
     hcp = re.search(r'[rt]fMRI_(\w+_(?:LR|RL))(?=[_.])', path.name)
     label = e.get('label', e.get('contrast'))                              # the name wins
     known = people.get(subject, {}) | {k: v for k, v in dict(e, label=label).items()
@@ -160,6 +173,24 @@ def _advice(paths):
     return f'{found[0]}: {_ADVICE[found[0]]}' if found else ''
 
 # %% ../nbs/04_sources.ipynb #701f8be8
+_NO_LIST = r'(participants|samples|(.*_)?(events|scans|sessions|volumes))\.(tsv|csv)'    # of BIDS
+
+def _hints(rows, found, folder):
+    "Notes on what may have been meant: folders that are labels or people, tables not read."
+    tops = [_top(r.path.relative_to(folder)) for r in rows if _holds(folder, r.path)]
+    people, names = {r.subject for r in rows}, sorted({t for t in tops if t})
+    told, some = all(tops) and len(names) > 1, ', '.join(names[:3]) + ', ...'*(len(names) > 3)
+    if told and len(people) == 1:
+        who = f'all images seem to be of one person, {next(iter(people))}'
+        return f'{who}; if folders are people ({some}): data.options.subject_by=folder',
+    own = any(t.startswith('sub-') or t in people for t in names)
+    if told and not own and not any(r.label for r in rows) and 2*len(names) <= len(rows):
+        return f'no labels; if folders are labels ({some}): data.options.label_by=folder',
+    lists = [p.name for p in found if p.parent == folder and p.suffix.lower() in ('.tsv', '.csv')
+             and not re.fullmatch(_NO_LIST, p.name.lower())]
+    return (f'{lists[0]} is not read; a table of images is called manifest.tsv',) if lists else ()
+
+# %% ../nbs/04_sources.ipynb #71a6224b
 def _refuse(error): raise error
 
 def folder_source(
@@ -168,6 +199,8 @@ def folder_source(
     labels=None,     # keep only these, in this class order
     bad='refuse',    # unusable files: 'refuse' and name them, or 'skip' with a warning
     max_gb=1.,       # most memory that one volume may take, 2^30 bytes
+    label_by='name', # label- or contrast-; 'folder': the first below; or another part, as 'task'
+    subject_by='name', # sub-, or the first word; 'folder' or another part, too
 ):                   # Source
     "Images with telling names (sub- ses- run- label- or contrast-), and participants.tsv."
     path = Path(folder)
@@ -179,7 +212,10 @@ def folder_source(
         raise InputError(path, what, pattern == '*' and _advice(found) or 'check the path')
     people = find_people(folder)
     makers = [(os.path.relpath(e.path, folder), partial(_refuse, e)) for e in closed]
-    makers += [(p.relative_to(folder).as_posix(), partial(_file_rows, p, folder, people, max_gb))
+    if label_by == subject_by != 'name':
+        raise InputError('label_by', f'is {label_by}, as subject_by is', 'one of them is not')
+    how = dict(max_gb=max_gb, subject_by=subject_by, label_by=label_by)
+    makers += [(p.relative_to(folder).as_posix(), partial(_file_rows, p, folder, people, **how))
                for p in files]
     rows, notes = gather(makers, path, bad)
     away = [p for p in files if not _holds(folder, p)]
@@ -187,6 +223,7 @@ def folder_source(
     have = {r.subject for r in rows} if people else set()
     notes += tuple(f'{k} has no image' for k in people if k not in have)
     notes += tuple(f'{k} is not in participants' for k in sorted(have) if k not in people)
+    notes = _hints(rows, found, folder) + tuple(notes)
     return make_source(rows, folder, labels, notes=notes, reader=partial(read_row, max_gb=max_gb))
 
 # %% ../nbs/04_sources.ipynb #f40cec20

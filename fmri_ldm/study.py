@@ -300,13 +300,20 @@ def deal(
     if given: check_split(source, by)
     else: source = split_source(source, seed=self.config['seed'], **s)
     for name in ('train',) if self.mode == 'train' else ('train', 'test'): source.select(name)
+    labels = [r.label for r in source.select('train').rows]
+    if self.mode != 'train' and len(set(labels)) == len(labels):    # what is there to learn from?
+        what = 'the training split has one image of each label'
+        raise InputError(source.folder, what, 'give more people, or --mode train to train anyway')
     return source
 
 @patch
 def open(self: Study):  # the study itself
     "Open the source, split it, plan grid and networks. Reads headers and a reference image."
     d, c = self.config['data'], self.config
-    self.source = self.deal(open_source(d['path'], labels=d['labels'], **d['options']))
+    source = open_source(d['path'], labels=d['labels'], **d['options'])
+    for note in source.notes[:3]: say(f'note: {note}')
+    if len(source.notes) > 3: say(f'note: {len(source.notes) - 3} more; see `fmri_ldm check`')
+    self.source = self.deal(source)
     if d['level'] is not None: self.source = level_images(self.source, d['level'])
     mask = self.source.mask_img if d['mask'] is None else load_volume(d['mask'])
     self.geometry = Geometry.fit(self.source.select('train').image(0), mask_img=mask,
@@ -515,6 +522,9 @@ def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` i
     d, z, n = self.config['denoiser'], self.latents, len(self.source.labels)
     if d['rank'] == 0: return None
     cond = {k: {'label': torch.as_tensor(self.real[k].labels)} if n else None for k in z}
+    ids = cond['train']['label'] if n else torch.zeros(len(z['train']), dtype=torch.long)
+    if ids.unique().numel() == len(ids):                  # no spread around a mean
+        return say('linear start: left out, no two training images of one label')
     held = (z['val'], cond['val']) if 'val' in z else None
     prior = linear_prior(z['train'], cond['train'], held, schedule=get_schedule(**d['schedule']),
                          n_labels=n, rank=d['rank'], shrink=d['shrink'])

@@ -1,0 +1,89 @@
+"configs/tiny.yaml on any dozen labelled volumes of 16 x 18 x 14 voxels, however they lie in their folder."
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from fmri_ldm.cli import main
+
+CONFIG = str(Path(__file__).resolve().parents[1]/'configs'/'tiny.yaml')
+
+
+def volume(k, seed, shape=(16, 18, 14)):
+    x = np.random.default_rng(seed).standard_normal(shape)
+    x[4*k:4*k + 4] += 3
+    return nib.Nifti1Image(x.astype(np.float32), np.diag([4., 4, 4, 1]))
+
+
+def study(folder, name, labels, people, table=True, columns=('path', 'label', 'subject')):
+    "A dozen volumes; name.format(label, person)."
+    rows = ['\t'.join(columns)]
+    for s in range(people):
+        for k, label in enumerate(labels):
+            file = folder/name.format(label=label, s=f'{s:02d}')
+            file.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(volume(k, 10*s + k), file)
+            known = dict(path=file.relative_to(folder).as_posix(), label=label, subject=str(s))
+            rows.append('\t'.join(known[c] for c in columns))
+    if table: (folder/'manifest.tsv').write_text('\n'.join(rows) + '\n')
+    return folder
+
+
+def run(folder, out, *more):
+    return main(['run', CONFIG, '--data', str(folder), '--out', str(out), '--device', 'cpu', *more])
+
+
+LAYOUTS = dict(
+    table=(dict(name='{s}{label}.nii.gz', labels='ab', people=6), [], 'ab'),
+    three_people=(dict(name='{s}{label}.nii.gz', labels='abcd', people=3), [], 'abcd'),
+    names=(dict(name='sub-{s}_label-{label}.nii', labels='ab', people=6, table=False), [], 'ab'),
+    folder_of_label=(dict(name='{label}/{s}.nii.gz', labels='ab', people=6, table=False), ['data.options.label_by=folder'], 'ab'),
+    folder_of_person=(dict(name='p{s}/T1_{label}.nii.gz', labels='ab', people=6, table=False),
+                      ['data.options.subject_by=folder'], ''),
+    task=(dict(name='sub-{s}/func/sub-{s}_task-{label}.nii.gz', labels='ab', people=6, table=False), ['data.options.label_by=task'], 'ab'),
+    no_labels=(dict(name='v{s}.nii.gz', labels='a', people=12, table=False), [], ''),
+)
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_trains_and_draws(tmp_path, name, capsys):
+    how, options, labels = LAYOUTS[name]
+    data = study(tmp_path/'data', **how)
+    words = [w for o in options for w in ('--set', o)]
+    assert run(data, tmp_path/'run', '--mode', 'train', *words) == 0
+    made = json.loads((tmp_path/'run'/'model'/'config.json').read_text())
+    assert made['labels'] == list(labels)
+    capsys.readouterr()
+    assert main(['generate', '--model', str(tmp_path/'run'), '--out', str(tmp_path/'drawn'), '--n', '1', '--device', 'cpu']) == 0
+    drawn = sorted((tmp_path/'drawn').rglob('*.nii.gz'))
+    assert len(drawn) == max(1, len(labels))
+    img = nib.load(drawn[0])
+    assert img.shape[:3] == (16, 18, 14) and np.array_equal(img.affine, np.diag([4., 4, 4, 1])) and np.isfinite(img.get_fdata()).all()
+
+
+def test_three_people_cannot_be_judged(tmp_path, capsys):
+    "Told before anything is trained."
+    data = study(tmp_path/'data', '{s}{label}.nii.gz', 'abcd', 3)
+    assert run(data, tmp_path/'run') == 2
+    assert 'one image of each label; give more people, or --mode train' in capsys.readouterr().err and not (tmp_path/'run').exists()
+
+
+def test_nobody_is_split_by_chance(tmp_path, capsys):
+    "A table that does not say who is in the images."
+    data = study(tmp_path/'data', '{s}{label}.nii.gz', 'ab', 6, columns=('path', 'label'))
+    assert run(data, tmp_path/'run', '--mode', 'train') == 2
+    assert 'neither subject nor run' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name, words', dict(folder_of_label='label_by=folder', folder_of_person='subject_by=folder').items())
+def test_notes(tmp_path, name, words, capsys):
+    "What may have been meant is said, by check and by run; nothing is guessed."
+    how = dict(LAYOUTS[name][0])
+    if name == 'folder_of_person': how.update(name='p{s}/T1.nii.gz', labels='a')
+    data = study(tmp_path/'data', **how)
+    main(['check', str(data)])
+    assert f'data.options.{words}' in ''.join(capsys.readouterr())
+    run(data, tmp_path/'run', '--mode', 'train')
+    assert 'note: ' in (err := capsys.readouterr().err) and words in err
