@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'Standardise', 'SqueezeExcite', 'MBConv', 'MBConvNet', 'ResNet3d', 'as_volumes', 'fit_classifier',
            'predict_logits', 'predict_proba', 'roc_auc', 'brier', 'sensitivity', 'specificity', 'accuracy',
            'balanced_accuracy', 'reliability', 'ece', 'ece_floor', 'fit_temperature', 'plot_reliability',
-           'classification_scores', 'fit_linear', 'compare_arms']
+           'classification_scores', 'fit_linear', 'predict_arms']
 
 # %% ../nbs/32_classify.ipynb #6d716f66
 import copy
@@ -408,7 +408,7 @@ def fit_linear(
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 # %% ../nbs/32_classify.ipynb #aedd1678
-def compare_arms(
+def predict_arms(
     make_net,   # function () -> new network
     real,       # (x, y): real training samples
     synthetic,  # {name: (x, y), or function seed -> (x, y)}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from .classify import roc_auc
 from .core import InputError, generator, plain
 from .distances import parcel_features, parcels
 from .plot import plot_rows
@@ -242,9 +243,9 @@ def nearest_other(
 def auc(
     a, b,   # scores of two groups
 ):          # share of pairs in which a is larger; ties count half
-    "Area under the ROC curve."
-    a, b = np.asarray(a)[:, None], np.asarray(b)
-    return float(((a > b) + .5*(a == b)).mean())
+    "Area under the ROC curve, see `roc_auc`."
+    score = np.concatenate([a, b])
+    return roc_auc(np.arange(len(score)) < len(a), np.column_stack([-score, score]))
 
 def auc_interval(
     value,  # AUC

@@ -23,7 +23,8 @@ def _sharding(device):
     if os.environ.get('FSDP_VERSION', '1') != '2':
         raise InputError(_CONFIG, 'asks for FSDP 1', 'set fsdp_version: 2 in fsdp_config')
     try:
-        _accelerator(device)                              # is it installed?
+        if not hasattr(_accelerator(device), 'is_fsdp2'):             # before 1.6, April 2025
+            raise InputError('accelerate', 'knows no FSDP 2', 'pip install -U accelerate')
         from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
         plugin = FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)      # reads more
     except (ValueError, RuntimeError, ImportError) as e:

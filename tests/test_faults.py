@@ -155,7 +155,7 @@ def test_dead_worker(home, whole):
     while os.path.exists(f'/proc/{pid}') and (found := children(pid)): os.kill(found[0], signal.SIGKILL); time.sleep(.05)
     assert kills.wait(pid) == 2
     line = error(home, 'dead.log')
-    assert 'num_workers' in line and 'ended' in line
+    assert 'num_workers' in line and ('ended' in line or 'killed by signal' in line)  # torch may say it anywhere
     assert go(home, 'dead', '--resume') == 0 and kills.fingerprint(home/'dead') == whole
 
 
