@@ -20,21 +20,19 @@ from .distances import (bootstrap_ci, jackknife_ci, nearest_distances, parcel_fe
                                 parcels)
 from .features import PCAMixture
 from .metrics import radial_power, smoothness, within_sd
+from .privacy import People
 
 # %% ../nbs/34b_bench.ipynb #6285ecfd
 @dataclass
-class Real:
-    "Real volumes of one split, with what we know of them. ValueError if lengths differ."
+class Real(People):
+    "Real volumes of one split, with what we know of them. Raises InputError if lengths differ."
     x: torch.Tensor          # (n, 1, x, y, z) in the user's units, on the model's grid
     labels: object = None    # (n,) int, -1 or None: none
     subjects: object = None  # n names; None: each volume is a subject of its own
 
     def __post_init__(self):
-        n = len(self.x)
-        self.labels = np.asarray(-np.ones(n, int) if self.labels is None else self.labels)
-        own = range(n) if self.subjects is None else self.subjects
-        self.subjects = np.array([str(s) for s in own])
-        if not n == len(self.labels) == len(self.subjects): raise ValueError('lengths differ')
+        if self.labels is None: self.labels = -np.ones(len(self.x), int)
+        super().__post_init__()
 
     def __len__(self): return len(self.x)
 

@@ -177,7 +177,7 @@ _NO_LIST = r'(participants|samples|(.*_)?(events|scans|sessions|volumes))\.(tsv|
 
 def _hints(rows, found, folder):
     "Notes on what may have been meant: folders that are labels or people, tables not read."
-    tops = [_top(r.path.relative_to(folder)) for r in rows if _holds(folder, r.path)]
+    tops = [_top(r.path.relative_to(folder)) for r in rows]
     people, names = {r.subject for r in rows}, sorted({t for t in tops if t})
     told, some = all(tops) and len(names) > 1, ', '.join(names[:3]) + ', ...'*(len(names) > 3)
     if told and len(people) == 1:

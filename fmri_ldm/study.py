@@ -301,6 +301,7 @@ def deal(
     else: source = split_source(source, seed=self.config['seed'], **s)
     for name in ('train',) if self.mode == 'train' else ('train', 'test'): source.select(name)
     labels = [r.label for r in source.select('train').rows]
+    labels = [k for k in labels if k is not None] or labels
     if self.mode != 'train' and len(set(labels)) == len(labels):    # what is there to learn from?
         what = 'the training split has one image of each label'
         raise InputError(source.folder, what, 'give more people, or --mode train to train anyway')
@@ -523,7 +524,7 @@ def linear_start(self: Study):  # GaussianDenoiser, or None if `denoiser.rank` i
     if d['rank'] == 0: return None
     cond = {k: {'label': torch.as_tensor(self.real[k].labels)} if n else None for k in z}
     ids = cond['train']['label'] if n else torch.zeros(len(z['train']), dtype=torch.long)
-    if ids.unique().numel() == len(ids):                  # no spread around a mean
+    if ids[ids >= 0].unique().numel() == (ids >= 0).sum():        # no spread around a mean
         return say('linear start: left out, no two training images of one label')
     held = (z['val'], cond['val']) if 'val' in z else None
     prior = linear_prior(z['train'], cond['train'], held, schedule=get_schedule(**d['schedule']),
