@@ -171,7 +171,7 @@ def launch(folder, name, file=__file__):
     words = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', file, str(folder), name]
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
     kind = folder.name.split('-')[0]                      # what accelerate's launcher would set from its configuration
-    if kind != 'ddp': env.update(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2', **{f'FSDP_{k}': v for k, v in KINDS[kind].items()})
+    if kind != 'ddp': env.update(CUDA_VISIBLE_DEVICES='', ACCELERATE_USE_FSDP='true', FSDP_VERSION='2', **{f'FSDP_{k}': v for k, v in KINDS[kind].items()})
     return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 

@@ -21,7 +21,7 @@ TWO = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_p
 
 
 def start(how, home, out, *more):
-    env = dict(os.environ, OMP_NUM_THREADS='1')
+    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     words = kills.words(home/'data', home/out, *more)
     return subprocess.Popen([*how, *words], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
