@@ -105,12 +105,10 @@ def bad_config(self: Shards, e):
 @torch.no_grad()
 def spread(self: Shards, model):
     "A twin of a model in shares, with its weights; the model itself waits on the CPU."
-    net = next((n for m, n in self.nets if m is model), None)
-    if net is None:
-        net = ShardedStep(copy.deepcopy(model.cpu()), self.step)
-        try: net, _ = self.accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.))
-        except (ValueError, KeyError) as e: raise self.bad_config(e) from None
-        self.nets.append((model, net))
+    net = ShardedStep(copy.deepcopy(model.cpu()), self.step)
+    try: net, _ = self.accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.))
+    except (ValueError, KeyError) as e: raise self.bad_config(e) from None
+    self.nets.append((model, net))
     net.call = partial(self.step, net.model)
     for a, b in zip(_all(model), _all(net.model)): b.copy_(self.part(a, b))
     return net.model
@@ -155,7 +153,7 @@ def wrap(self: Shards, learn):
     "Train a twin in shares."
     self.step, learn.home, self.model = learn.step, self, learn.model
     learn.model = self.spread(self.model)
-    self.net = next(n for m, n in self.nets if m is self.model)
+    self.net = self.nets[-1][1]
     self.switch(learn.opt, self.model, learn.model, self.part)
     learn.params = [p for p in learn.model.parameters() if p.requires_grad]
     learn.forward, learn.alone = self.net, self.quiet
