@@ -21,6 +21,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import nibabel as nib
 import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
 from fmri_ldm import cli, learner, study  # noqa: F401
 
 torch.set_num_threads(1)
@@ -133,23 +134,35 @@ def write_forever(kind, path):
         learn.done += 1
         if kind == 'ours': ours.save(learn)
         elif kind == 'torch': torch.save(dict(model=net.state_dict(), step=learn.done), path)
+        elif kind == 'distributed': dcp.save(dict(model=net.state_dict(), step=torch.tensor(learn.done)), checkpoint_id=path, no_dist=True)
         else: raise ValueError(kind)
+        if learn.done == 1: path.with_name('begun').touch()      # from here on every moment is one of writing
+
+
+def step_in(kind, path):
+    "The step of a checkpoint; raises where it cannot be read."
+    if kind == 'ours': return learner.Checkpoint(path).read()[1]['step']
+    if kind == 'torch': return torch.load(path, weights_only=True)['step']
+    state = dict(model=torch.nn.Linear(1024, 1024).state_dict(), step=torch.tensor(0))
+    dcp.load(state, checkpoint_id=path, no_dist=True)
+    return int(state['step'])
 
 
 def kill_writes(kind, n, seed=0):
     "How many of n checkpoints cannot be read after their writer was killed."
     home, rng, bad, n_read = Path(tempfile.mkdtemp()), random.Random(seed), 0, 0
-    path = home/'c.safetensors'
+    path = home/('folder' if kind == 'distributed' else 'c.safetensors')
     for _ in range(n):
+        begun = path.with_name('begun')
+        begun.unlink(missing_ok=True)
         pid = fork(write_forever, kind, path)
-        while not path.exists(): time.sleep(.001)
+        while not begun.exists(): time.sleep(.001)
         time.sleep(rng.uniform(0, .06))
         os.kill(pid, signal.SIGKILL)
         wait(pid)
         try:
-            step = learner.Checkpoint(path).read()[1]['step'] if kind == 'ours' else torch.load(path, weights_only=True)['step']
-            n_read += step > 0
-        except Exception: bad += 1
+            n_read += step_in(kind, path) > 0
+        except (Exception, dcp.api.CheckpointException): bad += 1      # the latter is a BaseException
     shutil.rmtree(home)
     assert bad + n_read == n
     return bad
@@ -162,5 +175,5 @@ if __name__ == '__main__':
         kills, done, bad = kill_runs(n, seed)
         print(f'{sum(kills.values())} kills ({kills}), {done} runs went on to their end: {len(bad)} differences {bad[:5]}')
     else:
-        for kind in ('ours', 'torch'): print(f'{kind}: {kill_writes(kind, n, seed)} of {n} unreadable', flush=True)
+        for kind in ('ours', 'torch', 'distributed'): print(f'{kind}: {kill_writes(kind, n, seed)} of {n} unreadable', flush=True)
     print(f'{time.monotonic() - start:.0f} s')
