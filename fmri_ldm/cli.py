@@ -144,14 +144,15 @@ def generate(
     seed=0,             # same seed, same volumes
     steps:int=None,     # sampler steps; the model's own number if left out
     guidance:float=None,# guidance scale; the model's own if left out
+    remainder:float=None,# detail that the decoder leaves out, 0 to 1; the model's own if left out
     device='auto',      # auto, cpu, cuda, cuda:1 or mps
     audit=False,        # look for copies of training volumes; exits with 2 if it finds any
     against=None,       # the training data for the audit, if MODEL is not part of a run
 ):                      # dict
     "Write synthetic volumes from a trained model."
     return study.generate(model, out, label=label, n=n, seed=seed, num_inference_steps=steps,
-                          guidance_scale=guidance, device=device, audit=audit,
-                          against=against)
+                          guidance_scale=guidance, remainder=remainder, device=device,
+                          audit=audit, against=against)
 
 def evaluate(
     study,           # module that does the work

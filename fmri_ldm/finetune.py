@@ -310,7 +310,8 @@ def add_labels(
     new = LatentDiffusion(
         model.autoencoder, model.geometry, model.scale, labels=[*model.labels, *names],
         denoiser=grow_labels(model.denoiser, len(names), z, ids, **kw),
-        covariates=model.covariates, sampling=model.sampling, device=model.device)
+        covariates=model.covariates, sampling=model.sampling, remainder=model.remainder,
+        device=model.device)
     new.stats.load_state_dict(model.stats.state_dict())
     return new
 

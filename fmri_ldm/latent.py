@@ -23,6 +23,7 @@ from .core import (InputError, atomic, best_device, check_keys, file_hash, gener
 from .diffusion import Denoiser, GaussianDenoiser
 from .dit import DiT3d
 from .quantize import build_bottleneck
+from .remainder import Remainder
 from .samplers import sample
 from .schedules import Schedule, get_schedule
 from .unet import UNet3d
@@ -113,20 +114,22 @@ class LatentDiffusion:
         *, labels=(),       # names of the classes, in order; () for an unconditional model
         covariates=None,    # {name: (mean, sd)} of numbers that the denoiser is told, e.g. age
         denoiser=None,      # Denoiser in the latent, None before stage 2
-        sampling=None,      # num_inference_steps, guidance_scale, method, spacing
+        remainder=None,     # Remainder, what samples get beside what the decoder says
+        sampling=None,      # num_inference_steps, guidance_scale, method, spacing, remainder
         device='auto',
     ):
         _whole_blocks(geometry, autoencoder.stride)
         self.device, self.labels, self.hash = best_device(device), _names(labels), None
         self.autoencoder, self.denoiser = autoencoder.to(self.device).eval(), denoiser
         self.geometry, self.scale, self.covariates = geometry, scale, _units(covariates or {})
+        self.remainder = remainder and remainder.cpu()          # volumes are finished there
         self.stats = Latents(autoencoder.config['latent_channels']).to(self.device)
         self.sampling = dict(num_inference_steps=16, guidance_scale=1., method='dpmpp_2m',
-                             spacing='logsnr')
+                             spacing='logsnr', remainder=1.)
         self.sampling = self.settings(**(sampling or {}))
         if denoiser is not None: denoiser.to(self.device).eval()
 
-    def settings(self, **given):  # num_inference_steps, guidance_scale, method, spacing
+    def settings(self, **given):  # any of num_inference_steps, guidance_scale, method, ...
         "`sampling`, with what is given and not None put over it. Raises InputError."
         check_keys(given, self.sampling, 'sampling')
         return {**self.sampling, **{k: v for k, v in given.items() if v is not None}}
@@ -350,7 +353,7 @@ def sample_latents(
     if self.denoiser is None: raise InputError('model', 'has no denoiser', 'train stage 2 first')
     s = self.settings(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
                       method=method)
-    scale = s.pop('guidance_scale')
+    scale, _ = s.pop('guidance_scale'), s.pop('remainder')
     denoise = Guided(self.denoiser, scale)                      # 1, or no condition: itself
     size = 1 if s['method'] == 'ddpm' else batch_size           # fresh noise: a stream for each
     noise, streams, out = self.start_noise(ids, seed), _streams(self, ids), []
@@ -370,11 +373,18 @@ def generate_volumes(
     self: LatentDiffusion,
     labels=None,    # as in `label_ids`
     n=1,            # volumes of each label
-    *, tile=None,   # see `decode`
+    *, seed=0,
+    tile=None,      # see `decode`
+    remainder=None, # how much of what the decoder leaves out; 0: none; None: the model's own
     **kwargs,       # to `sample_latents`
 ):                  # (len(labels)*n, c, x, y, z) on the model's grid, in the user's units
     "Draw volumes as tensors. Raises InputError."
-    return self.decode(self.sample_latents(self.label_ids(labels, n), **kwargs), tile=tile)
+    ids, scale = self.label_ids(labels, n), self.settings(remainder=remainder)['remainder']
+    x = self.decode(self.sample_latents(ids, seed=seed, **kwargs), tile=tile)
+    if self.remainder is None or not scale: return x
+    gens = [generator(seed, 'remainder', *names) for names in _streams(self, ids)]
+    for i in range(0, len(x), 16): x[i:i + 16] += self.remainder.sample(gens[i:i + 16], scale)
+    return x
 
 @patch
 def generate(
@@ -392,6 +402,19 @@ def generate(
                               guidance_scale=guidance_scale, method=method, **kwargs)
     return [self.geometry.to_image(v) for v in x]
 
+# %% ../nbs/27_latent.ipynb #40639b81
+@patch
+def measure_remainder(
+    self: LatentDiffusion,
+    x,              # (n, c, x, y, z) volumes in the user's units, not those of the training
+    **kwargs,       # to `Remainder`: shells
+):                  # self
+    "Measure what decoding leaves out; samples get it from now on. Raises InputError."
+    back, channels = self.decode(self.encode(x)), self.autoencoder.config['in_channels']
+    rest = Remainder(self.geometry.grid, channels, **kwargs)
+    self.remainder = rest.fit(torch.as_tensor(x), back, self.geometry.mask)
+    return self
+
 # %% ../nbs/27_latent.ipynb #f54c12c4
 @patch
 def config(self: LatentDiffusion):  # dict, ready for JSON
@@ -403,6 +426,7 @@ def config(self: LatentDiffusion):  # dict, ready for JSON
     return dict(version=__version__, kind='LatentDiffusion', labels=self.labels,
                 covariates=self.covariates,
                 autoencoder=self.autoencoder.config, sampling=self.sampling,
+                remainder=self.remainder and self.remainder.config,
                 denoiser=d and dict(network=net, schedule=d.schedule.to_dict(), target=d.target,
                                     fade=d.fade, prior=d.prior and d.prior.to_dict(),
                                     **{k: getattr(d, k) for k in OPTIONS}))
@@ -468,7 +492,7 @@ def _plausible(
     net = c['denoiser']['network']
     hidden = net['hidden'] if isinstance(net['hidden'], list) else [net['hidden']]
     layers = c['autoencoder']['depth'], net['depth'], len(hidden), len(net['covariates'])
-    sizes = _whole([c[k] for k in ('autoencoder', 'denoiser', 'sampling')])
+    sizes = _whole([c.get(k) for k in ('autoencoder', 'denoiser', 'sampling', 'remainder')])
     if c['kind'] != 'LatentDiffusion': raise ValueError('another kind of model')
     if max(layers) > n or max(sizes) > 10**6: raise ValueError('the config asks for absurd sizes')
 
@@ -494,17 +518,20 @@ def _rebuild(
     c,          # config
     grid,       # model's grid
     tensors,    # {name: tensor} of the file
-):              # Autoencoder, Denoiser
-    "The networks of a config, with the numbers of a file. Raises one of `_DAMAGE`."
+):              # Autoencoder, Denoiser, Remainder or None
+    "The parts of a config, with the numbers of a file. Raises one of `_DAMAGE`."
     _plausible(c, len(tensors))
+    r = c.get('remainder')                                      # older models have none
+    if r and list(r['grid']) != list(grid): raise ValueError('the remainder has another grid')
     d = dict(c['denoiser'], schedule=get_schedule(**c['denoiser']['schedule']))
     with torch.device('meta'):
         ae = build_autoencoder(**c['autoencoder'])
         denoiser = build_denoiser(ae.latent_shape(grid), n_labels=len(c['labels']), **d)
+        rest = r and Remainder(**r)
     ae = _take(ae, 'autoencoder', tensors)
     if any(b.is_meta for b in ae.buffers()):                    # a quantiser that learns nothing
         ae.bottleneck = build_bottleneck(c['autoencoder']['bottleneck'])
-    return ae, _take(denoiser, 'denoiser', tensors)
+    return ae, _take(denoiser, 'denoiser', tensors), rest and _take(rest, 'remainder', tensors)
 
 def _damaged(
     folder,     # where
@@ -524,8 +551,10 @@ def save_pretrained(
 ):              # the folder, as Path
     "Write `config.json`, `model.safetensors`, `geometry.json`, `README.md`. Raises InputError."
     if self.denoiser is None: raise InputError('model', 'has no denoiser', 'train stage 2 first')
-    parts = dict(autoencoder=self.autoencoder, stats=self.stats, denoiser=self.denoiser)
-    tensors = {f'{k}.{n}': v for k, m in parts.items() for n, v in m.state_dict().items()}
+    parts = dict(autoencoder=self.autoencoder, stats=self.stats, denoiser=self.denoiser,
+                 remainder=self.remainder)
+    tensors = {f'{k}.{n}': v for k, m in parts.items() if m is not None
+               for n, v in m.state_dict().items()}
     try: _rebuild(plain(self.config()), self.geometry.grid, tensors)
     except _DAMAGE as e:
         what = f'could not be loaded again ({e})'
@@ -554,8 +583,8 @@ def from_pretrained(
     tensors = {k: v.clone() for k, v in load_tensors(folder/'model.safetensors')[0].items()}
     try:
         geometry, scale = Geometry.from_dict(geo['geometry']), Scale.from_dict(geo['scale'])
-        ae, denoiser = _rebuild(c, geometry.grid, tensors)
-        self = cls(ae, geometry, scale, labels=c['labels'], denoiser=denoiser,
+        ae, denoiser, rest = _rebuild(c, geometry.grid, tensors)
+        self = cls(ae, geometry, scale, labels=c['labels'], denoiser=denoiser, remainder=rest,
                    covariates=c.get('covariates'), sampling=c['sampling'], device=device)
         stats = {k: tensors[f'stats.{k}'] for k in self.stats.state_dict()}
         self.stats.load_state_dict(stats)

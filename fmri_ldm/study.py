@@ -71,8 +71,7 @@ DEFAULTS = dict(
     train_denoiser=dict(steps=600, epochs=None, batch_size=16, lr=2e-3, warmup=100, clip=1.,
                         every=100, label_dropout=.1, ema=.995, patience=None),
     sampling=dict(n=24, sets=3, num_inference_steps=16, guidance_scale=1., method='dpmpp_2m',
-                  spacing='logsnr',
-                  suffix='statmap'),
+                  spacing='logsnr', remainder=1., suffix='statmap'),
     report=dict(n_parcels=64, k=5, n_perm=500))
 
 # %% ../nbs/43_study.ipynb #979c8eab
@@ -505,7 +504,7 @@ def fit_autoencoder(self: Study):  # the study itself
 @patch
 def sampling(self: Study):  # dict
     "The sampler's settings, which the model folder keeps as its own."
-    names = 'num_inference_steps', 'guidance_scale', 'method', 'spacing'
+    names = 'num_inference_steps', 'guidance_scale', 'method', 'spacing', 'remainder'
     return {k: self.config['sampling'][k] for k in names}
 
 # %% ../nbs/43_study.ipynb #048c0d98
@@ -515,6 +514,14 @@ def encode_latents(self: Study):  # the study itself
     z = {k: self.model.encode(r.x) for k, r in self.real.items() if k != 'test'}
     self.model.stats.fit(z['train'])
     self.latents = {k: self.model.stats.encode(v.to(self.device)).cpu() for k, v in z.items()}
+    return self.measure_remainder()
+
+@patch
+def measure_remainder(self: Study):  # the study itself
+    "What the decoder leaves out (chapter 12b), on validation volumes if there are any."
+    held = 'val' if 'val' in self.real else 'train'
+    if held == 'train': say('remainder: no validation split, measured on the training volumes')
+    self.model.measure_remainder(self.real[held].x)
     return self
 
 @patch
@@ -582,6 +589,7 @@ def sidecar(
     return dict(Synthetic=True, Condition=model.labels[k] if k >= 0 else None, Seed=seed,
                 SampleIndex=i, ModelHash=model.hash, Sampler=s['method'], Spacing=s['spacing'],
                 Steps=s['num_inference_steps'],
+                Remainder=s['remainder'] if model.remainder is not None else None,
                 GuidanceScale=s['guidance_scale'] if model.labels else None,
                 Version=__version__, GeneratedBy=_MADE_BY)
 
@@ -750,6 +758,7 @@ def finish(
     if study.mode == 'evaluate':
         study.begin_with(study.model.autoencoder, 'autoencoder')
         study.begin_with(study.model.denoiser, 'denoiser')
+        if 'autoencoder' in study.first: study.measure_remainder()
     study.say('generate')
     study.draw()
     study.say('judge')
@@ -898,6 +907,7 @@ def generate(
     seed=0,
     num_inference_steps=None,   # the model's own if None
     guidance_scale=None,        # the model's own if None
+    remainder=None,             # detail that the decoder leaves out; the model's own if None
     device='auto',
     audit=False,                # look for training volumes among them; writes `audit.json`
     against=None,               # the training data for that; None: those that the run names
@@ -912,7 +922,10 @@ def generate(
     if scale is not None and not (ldm.labels and math.isfinite(scale)):
         raise InputError('guidance', f'is {scale}; ' + ('no number' if ldm.labels else 'no labels'),
                          'leave it out')
-    ldm.sampling = ldm.settings(num_inference_steps=steps, guidance_scale=scale)
+    if remainder is not None and not 0 <= remainder < math.inf:
+        raise InputError('remainder', f'is {remainder}', 'give 0 for none, 1 for all')
+    ldm.sampling = ldm.settings(num_inference_steps=steps, guidance_scale=scale,
+                                remainder=remainder)
     suffix = load_json(path/'config.json').get('suffix', 'statmap')
     x = ldm.generate_volumes(label, n, seed=seed)
     paths = write_samples(ldm, out, x, ids, seed=seed, suffix=suffix)
