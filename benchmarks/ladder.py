@@ -1,12 +1,14 @@
 """The ladder of chapter 36 at the size of `fmri_ldm demo`: 4 mm, 200 maps of 40 people to train, 60 maps of 12 new people to judge.
 
-python benchmarks/ladder.py OUT [--seeds 0 1 2] [--arms NAME...] [--table] [--new 120]
+python benchmarks/ladder.py OUT [--seeds 0 1 2] [--arms NAME...] [--table] [--new 120] [--demos RUN...]
 
 For each seed: the demo's phantom, split and autoencoder, made once; then each arm trains a denoiser with the demo's budget (600 steps of
 16 latents) and draws 24 maps of each of five movements. What is done stays in OUT, so a run that was cut short goes on. The maps are
 kept (`OUT/maps`), so that other judges can be asked later: `--new 120` makes 120 more people of each phantom, ten times as many as the
 demo holds out, and judges all kept maps beside theirs: the distances of chapter 30, and the random forest of chapter 30a, which looks at
-the quantiles of a map's voxels (area under the ROC curve, 0.5: cannot tell). Prints tables in markdown.
+the quantiles of a map's voxels (area under the ROC curve, 0.5: cannot tell). `--demos` names finished runs of `fmri_ldm demo`, one for each
+seed; they draw as many maps, once as the decoder says and once with its remainder (chapter 12b), and are judged with the others. Prints tables
+in markdown.
 """
 import argparse
 import json
@@ -19,6 +21,7 @@ from fmri_ldm.core import generator
 from fmri_ldm.diffusion import GaussianDenoiser
 from fmri_ldm.distances import bandwidths, class_mmd2, density_coverage, mmd2, parcel_features, parcels, precision_recall
 from fmri_ldm.features import c2st_forest, histogram_features
+from fmri_ldm.latent import LatentDiffusion
 from fmri_ldm.ladder import ASKED, arm_table, draw_arm, judge_arm, train_arm
 from fmri_ldm.monitor import linear_denoiser
 from fmri_ldm.phantom import motor_study
@@ -77,6 +80,16 @@ def work(study, out, arm, seed):
     print(arm, seed, {k: round(v, 4) for k, v in row.items()}, flush=True)
 
 
+def keep_demo(run, out, seed):
+    "120 maps of a finished demo, with and without the remainder, beside the arms' maps."
+    model, maps = LatentDiffusion.from_pretrained(run/'model'), out/'maps'
+    maps.mkdir(exist_ok=True)
+    for name, share in ('demo, decoder alone', 0.), ('demo, with its remainder', 1.):
+        x = model.generate_volumes(None, 24, seed=seed, remainder=share)
+        labels = model.label_ids(None, 24)
+        np.savez_compressed(maps/f'{name.replace(" ", "_")}_{seed}.npz', x=x.numpy().astype('float16'), labels=labels)
+
+
 def new_people(study, out, seed, n):
     "Maps of people of the same phantom whom nothing has seen."
     file, old = out/f'new_{seed}_{n}.npz', sum(study.config['split']['counts'])
@@ -114,6 +127,8 @@ def judge_new(study, out, seed, n):
         floor.append(forest(others.x[fresh], others.subjects[fresh]))
         back = study.model.decode(study.model.encode(train.x[some]))
         rows.setdefault('the same, encoded and decoded', []).append(judge(back, train.labels[some], train.subjects[some]))
+        back += study.model.remainder.sample([generator(i, 'back', k) for k in range(len(back))])
+        rows.setdefault('the same, and the remainder', []).append(judge(back, train.labels[some], train.subjects[some]))
         rows.setdefault('PCA-Gaussian of voxels', []).append(judge(pca_gaussian(train, ids, seed=i), ids))
     rows['other new people (forest only)'] = [dict(forest=sum(floor)/len(floor))]
     for file in sorted((out/'maps').glob(f'*_{seed}.npz')):
@@ -140,11 +155,13 @@ def main():
     p.add_argument('--arms', nargs='+', default=list(ARMS)[:6], choices=list(ARMS))
     p.add_argument('--table', action='store_true', help='only print what is there')
     p.add_argument('--new', type=int, metavar='N', help='judge what is there beside N new people of each seed')
+    p.add_argument('--demos', type=Path, nargs='+', default=[], metavar='RUN', help='with --new: finished demos, one for each seed')
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if args.new:
         rows = {}
+        for run, seed in zip(args.demos, args.seeds): keep_demo(run, args.out, seed)
         for seed in args.seeds:
             for k, v in judge_new(base(args.out, seed), args.out, seed, args.new).items(): rows.setdefault(k, []).append(v)
         return print(arm_table(rows))

@@ -409,10 +409,11 @@ def measure_remainder(
     x,              # (n, c, x, y, z) volumes in the user's units, not those of the training
     **kwargs,       # to `Remainder`: shells
 ):                  # self
-    "Measure what decoding leaves out; samples get it from now on. Raises InputError."
+    "Measure what decoding leaves out; samples get it, if it looks like noise. Raises InputError."
     back, channels = self.decode(self.encode(x)), self.autoencoder.config['in_channels']
     rest = Remainder(self.geometry.grid, channels, **kwargs)
     self.remainder = rest.fit(torch.as_tensor(x), back, self.geometry.mask)
+    self.sampling = self.settings(remainder=float(rest.is_noise))
     return self
 
 # %% ../nbs/27_latent.ipynb #f54c12c4

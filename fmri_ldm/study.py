@@ -71,7 +71,7 @@ DEFAULTS = dict(
     train_denoiser=dict(steps=600, epochs=None, batch_size=16, lr=2e-3, warmup=100, clip=1.,
                         every=100, label_dropout=.1, ema=.995, patience=None),
     sampling=dict(n=24, sets=3, num_inference_steps=16, guidance_scale=1., method='dpmpp_2m',
-                  spacing='logsnr', remainder=1., suffix='statmap'),
+                  spacing='logsnr', remainder='auto', suffix='statmap'),
     report=dict(n_parcels=64, k=5, n_perm=500))
 
 # %% ../nbs/43_study.ipynb #979c8eab
@@ -82,13 +82,13 @@ CHOICES = {'scale.kind': SCALES, 'split.by': ('auto', 'subject', 'session', 'run
 _FROM_0 = ('seed', 'rank', 'warmup', 'depth', 'fine', 'num_workers')   # may be 0
 _OR_NONE = ('epochs', 'patience')                       # whole numbers from 1, or nothing
 _UP_TO_1 = ('shrink', 'label_dropout', 'ema')
-_WORDS = dict(shrink='auto', fade='full', ema='chosen') # a word that may stand for the number
+_WORDS = dict(shrink='auto', fade='full', ema='chosen', remainder='auto')  # words for numbers
 
 def _wrong(k, value, default):
     "What is wrong with one value, or None. Its default says of what kind it must be."
     if k in _OR_NONE and value is not None: default = 1
     if default is None or value == _WORDS.get(k, ()): return None
-    kind = type(default)
+    kind = float if default == _WORDS.get(k, ()) else type(default)
     kinds = {float: (int, float), list: (list, int) if k == 'stride' else list}.get(kind, kind)
     if k == 'stratify': kinds = (bool, str, list)                          # names to spread
     if k == 'bottleneck': kinds = (int, float, dict)                       # a weight, or a kind
@@ -505,7 +505,7 @@ def fit_autoencoder(self: Study):  # the study itself
 def sampling(self: Study):  # dict
     "The sampler's settings, which the model folder keeps as its own."
     names = 'num_inference_steps', 'guidance_scale', 'method', 'spacing', 'remainder'
-    return {k: self.config['sampling'][k] for k in names}
+    return {k: v for k in names if (v := self.config['sampling'][k]) != 'auto'}
 
 # %% ../nbs/43_study.ipynb #048c0d98
 @patch
@@ -522,6 +522,10 @@ def measure_remainder(self: Study):  # the study itself
     held = 'val' if 'val' in self.real else 'train'
     if held == 'train': say('remainder: no validation split, measured on the training volumes')
     self.model.measure_remainder(self.real[held].x)
+    if not self.model.remainder.is_noise:
+        slope = self.model.remainder.slope.max()
+        say(f'remainder: it follows edges ({slope:.2f}), so it is no noise and is not drawn')
+    self.model.sampling = self.model.settings(**self.sampling())    # the config has the last word
     return self
 
 @patch
@@ -655,7 +659,7 @@ def about(self: Study):  # two dicts
     data = dict(folder=Path(c['data']['path']).name, grid=list(g.shape), model_grid=list(g.grid),
                 counts={k: len(r) for k, r in self.real.items()}, **self.source.summary())
     n = sum(p.numel() for part in (m.autoencoder, m.denoiser) for p in part.parameters())
-    return data, dict(hash=m.hash, latent=list(m.latent_shape), sampling=self.sampling(),
+    return data, dict(hash=m.hash, latent=list(m.latent_shape), sampling=m.sampling,
                       parameters=n, steps={k: self.steps(k) for k in ('autoencoder', 'denoiser')})
 
 # %% ../nbs/43_study.ipynb #57554988
