@@ -87,3 +87,52 @@ def test_notes(tmp_path, name, words, capsys):
     assert f'data.options.{words}' in ''.join(capsys.readouterr())
     run(data, tmp_path/'run', '--mode', 'train')
     assert 'note: ' in (err := capsys.readouterr().err) and words in err
+
+
+def tissue(seed, shape=(16, 18, 14)):
+    "Two tissues with an edge between them, elsewhere in each person."
+    from scipy.ndimage import gaussian_filter
+    rng = np.random.default_rng(seed)
+    x = 5.*(gaussian_filter(rng.standard_normal(shape), 3) > 0) + .05*rng.standard_normal(shape)
+    return nib.Nifti1Image(x.astype(np.float32), np.diag([4., 4, 4, 1]))
+
+
+def test_remainder_is_drawn_where_it_is_noise(tmp_path, capsys):
+    maps = study(tmp_path/'maps', '{s}{label}.nii.gz', 'ab', 6)
+    (tmp_path/'heads').mkdir()
+    for i in range(12): nib.save(tissue(i), tmp_path/'heads'/f'v{i:02d}.nii.gz')
+    share, said = {}, {}
+    for name, folder, more in ('maps', maps, ()), ('heads', tmp_path/'heads', ()), ('told', tmp_path/'heads', ('--set', 'sampling.remainder=0.5')):
+        assert run(folder, tmp_path/f'{name}-run', '--mode', 'train', *more) == 0
+        share[name] = json.loads((tmp_path/f'{name}-run'/'model'/'config.json').read_text())['sampling']['remainder']
+        said[name] = 'it follows edges' in capsys.readouterr().err
+    assert share == dict(maps=1, heads=0, told=.5)
+    assert said == dict(maps=False, heads=True, told=True)
+
+    made = {}                                               # 0 is what the decoder says, for maps too
+    for k, more in dict(own=(), means=('--remainder', '0'), again=('--remainder', '1')).items():
+        assert main(['generate', '--model', str(tmp_path/'maps-run'), '--out', str(tmp_path/k), '--n', '1', '--device', 'cpu', *more]) == 0
+        made[k] = [nib.load(f).get_fdata() for f in sorted((tmp_path/k).rglob('*.nii.gz'))]
+        side = json.loads(sorted((tmp_path/k).rglob('sub-*.json'))[0].read_text())
+        assert side['Remainder'] == dict(own=1, means=0, again=1)[k]
+    assert all((a == b).all() for a, b in zip(made['own'], made['again']))
+    assert all(np.abs(a - b).mean() > .01 for a, b in zip(made['own'], made['means']))
+    assert main(['generate', '--model', str(tmp_path/'maps-run'), '--out', str(tmp_path/'bad'), '--remainder', '-1']) == 2
+
+
+def test_model_from_before_the_remainder(tmp_path):
+    "Older model folders say nothing of a remainder; they load, and draw what the decoder says."
+    from fmri_ldm.core import load_json, load_tensors, save_json, save_tensors
+    assert run(study(tmp_path/'data', '{s}{label}.nii.gz', 'ab', 6), tmp_path/'run', '--mode', 'train') == 0
+    folder, made = tmp_path/'run'/'model', {}
+    def draw(k, *more):
+        assert main(['generate', '--model', str(folder), '--out', str(tmp_path/k), '--n', '1', '--device', 'cpu', *more]) == 0
+        made[k] = [nib.load(f).get_fdata() for f in sorted((tmp_path/k).rglob('*.nii.gz'))]
+    draw('means', '--remainder', '0')
+    tensors, meta = load_tensors(folder/'model.safetensors')
+    save_tensors({k: v.clone() for k, v in tensors.items() if not k.startswith('remainder.')}, folder/'model.safetensors', meta)
+    config = load_json(folder/'config.json')
+    del config['remainder'], config['sampling']['remainder']
+    save_json(config, folder/'config.json')
+    draw('old')
+    assert all((a == b).all() for a, b in zip(made['old'], made['means']))
