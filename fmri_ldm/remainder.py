@@ -107,7 +107,7 @@ class Remainder(nn.Module):
         "One white field through each filter, (k, x, y, z); powers are (k, shells)."
         grid = self.config['grid']
         white = torch.fft.fftn(torch.randn(grid, generator=g))
-        gains, index = powers.sqrt().cpu(), shell_index(grid, self.n)
+        gains, index = powers.clamp(min=0).sqrt().cpu(), shell_index(grid, self.n)
         return torch.stack([torch.fft.ifftn(white*gain[index]).real for gain in gains])
 
     def _checked(self, x, y, mask):
@@ -158,7 +158,8 @@ def fit(
         lacks = torch.minimum((there - drawn).clamp(min=0), left)
         leaks, some = self._leaks(spread, window, index), there > 0
         weight = there[some]
-        power, _ = nnls((leaks[some]/weight[:, None]).numpy(), (lacks[some]/weight).numpy())
+        power, _ = nnls((leaks[some]/weight[:, None]).numpy(), (lacks[some]/weight).numpy(),
+                        maxiter=100*self.n)
         self.spread[i], self.power[i] = spread.to(self.spread), torch.tensor(power).to(self.power)
         self.slope[i] = follows_slope((x - y)[:, i], y[:, i], mask, reach)
     return self
