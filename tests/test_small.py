@@ -136,3 +136,25 @@ def test_model_from_before_the_remainder(tmp_path):
     save_json(config, folder/'config.json')
     draw('old')
     assert all((a == b).all() for a, b in zip(made['old'], made['means']))
+
+
+def test_another_autoencoder_gets_its_own_remainder(tmp_path):
+    "--mode evaluate --checkpoint: what the other weights leave out is measured, not what the run's own did."
+    from fmri_ldm.core import load_tensors
+    from fmri_ldm.latent import LatentDiffusion
+    from fmri_ldm.study import Study
+    data, seen = study(tmp_path/'data', '{s}{label}.nii.gz', 'ab', 6), {}
+    assert run(data, tmp_path/'a') == 0
+    assert run(data, tmp_path/'b', '--mode', 'train', '--set', 'train_autoencoder.steps=1') == 0
+    draw = Study.draw
+    def look(self):
+        seen.update(spread=self.model.remainder.spread.clone(), weights=self.model.autoencoder.state_dict())
+        return draw(self)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(Study, 'draw', look)
+        other = tmp_path/'b'/'checkpoints'/'autoencoder-best.safetensors'
+        assert run(data, tmp_path/'a', '--mode', 'evaluate', '--checkpoint', str(other)) == 0
+    own, b = (LatentDiffusion.from_pretrained(tmp_path/k/'model', device='cpu') for k in 'ab')
+    assert all((v == load_tensors(other)[0][k]).all() for k, v in seen['weights'].items())
+    far = [(seen['spread'] - m.remainder.spread).abs().mean()/m.remainder.spread.mean() for m in (own, b)]
+    assert far[1] < 1e-6 and far[0] > .005, far
