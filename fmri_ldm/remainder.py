@@ -57,7 +57,7 @@ def shell_power(
     return total/(at.bincount(minlength=n).clamp(min=1)*len(v)*window.square().sum())
 
 # %% ../nbs/12b_remainder.ipynb #945879b4
-NOISE = .5                              # maps and BOLD: 0.04 to 0.28; blurred heads: 0.80 to 0.82
+NOISE = .5                              # maps and BOLD: 0.02 to 0.28; blurred heads: 0.80 to 0.84
 
 def _relative(size, mask, reach):
     "Squares of each volume over those of the others there; over its own surroundings if alone."
